@@ -81,10 +81,8 @@ class GatewayView:
 
     @cached_property
     def attached_auths(self) -> frozenset[str]:
-        """Ids of the auths that at least one active consumer of the gateway has attached."""
-        return frozenset(
-            id_ for consumer in self.state.consumers.values() if consumer.active for id_ in consumer.auth_ids
-        )
+        """Ids of the auths that at least one consumer of the gateway has attached."""
+        return frozenset(id_ for consumer in self.state.consumers.values() for id_ in consumer.auth_ids)
 
 
 class Directory:
