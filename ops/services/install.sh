@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# Installs what the tests need beside Python: PostgreSQL, Redis, Chromium, nginx and a Kafka broker.
+# Idempotent. Debian or Ubuntu as root for the packages; Kafka comes from Maven Central into .services/kafka.
+set -euo pipefail
+root="$(cd "$(dirname "$0")/../.." && pwd)"
+services="$root/.services"
+
+missing=()
+command -v redis-server >/dev/null || missing+=(redis-server)
+command -v nginx >/dev/null || [ -x /usr/sbin/nginx ] || missing+=(nginx)
+command -v chromium >/dev/null || command -v chromium-browser >/dev/null || missing+=(chromium)
+command -v postgres >/dev/null || compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null || missing+=(postgresql)
+command -v java >/dev/null || missing+=(default-jre-headless)
+if [ ! -d "$services/kafka" ]; then command -v mvn >/dev/null || missing+=(maven); fi
+
+if [ ${#missing[@]} -gt 0 ]; then
+    if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
+        echo "missing: ${missing[*]}; install them with your package manager, or run this as root on Debian" >&2
+        exit 1
+    fi
+    # Packages must not start daemons of their own: tests start private ones on free ports.
+    policy=/usr/sbin/policy-rc.d
+    if [ ! -e "$policy" ]; then
+        printf '#!/bin/sh\nexit 101\n' > "$policy"
+        chmod +x "$policy"
+        trap 'rm -f "$policy"' EXIT
+    fi
+    apt-get update -q
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}"
+fi
+
+if [ ! -d "$services/kafka" ]; then
+    mkdir -p "$services"
+    staging="$(mktemp -d "$services/kafka.XXXXXX")"
+    mvn -q -B -f "$root/ops/services/kafka-pom.xml" dependency:copy-dependencies "-DoutputDirectory=$staging"
+    mv "$staging" "$services/kafka"
+fi
+echo "services installed: $(ls "$services")"

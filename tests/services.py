@@ -1,0 +1,286 @@
+"""Real services for tests: PostgreSQL, Redis, Kafka, Chromium, as session fixtures.
+
+What lives here: finding a running service (`TEST_POSTGRES_DSN`, `TEST_REDIS_URL`, `TEST_KAFKA_BOOTSTRAP`), or starting a
+private one on a free port in a temporary folder. What must not: anything of TrustGate. A service that is not installed
+skips the tests that ask for it, and fails them when CI=true, so that no check is lost unnoticed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+import urllib.parse
+import uuid
+from collections.abc import Callable, Iterator
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+START_TIMEOUT_S = 60.0
+
+
+class Unavailable(Exception):
+    """A service is not installed here; the message says what to do."""
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def wait_until(ready: Callable[[], bool], process: subprocess.Popen[bytes], log: pathlib.Path) -> None:
+    """Poll `ready` until it is true; raises RuntimeError with the end of `log` when the process dies or is too slow."""
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while not ready():
+        if process.poll() is not None or time.monotonic() > deadline:
+            tail = log.read_text(errors="replace")[-2000:] if log.exists() else ""
+            raise RuntimeError(f"{process.args} did not start (exit {process.returncode}):\n{tail}")
+        time.sleep(0.02)
+
+
+def accepts(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+        return True
+    return False
+
+
+@contextlib.contextmanager
+def folder() -> Iterator[pathlib.Path]:
+    path = pathlib.Path(tempfile.mkdtemp(prefix="trustgate-test-"))
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def running(
+    command: list[str], log: pathlib.Path, *, user: str | None = None, stop: signal.Signals = signal.SIGTERM
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A child process whose output goes to `log`; stopped, then killed, on the way out."""
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, cwd=log.parent, user=user
+        )
+    try:
+        yield process
+    finally:
+        process.send_signal(stop)
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def binary(name: str, *patterns: str) -> str:
+    """The path of an executable: PATH first, then the newest match of the glob patterns."""
+    found = shutil.which(name)
+    if found:
+        return found
+    for pattern in patterns:
+        matches = sorted(pathlib.Path("/").glob(pattern.lstrip("/")))
+        if matches:
+            return str(matches[-1])
+    raise Unavailable(f"{name} is not installed: run ops/services/install.sh")
+
+
+@contextlib.contextmanager
+def run_postgres() -> Iterator[str]:
+    """A private PostgreSQL server; yields the DSN of its database `trustgate` (superuser `trustgate`)."""
+    initdb = binary("initdb", "/usr/lib/postgresql/*/bin/initdb")
+    postgres = binary("postgres", "/usr/lib/postgresql/*/bin/postgres")
+    with folder() as home:
+        user = None
+        if os.geteuid() == 0:
+            # The server refuses to run as root.
+            user = next((name for name in ("postgres", "nobody") if known_user(name)), None)
+            if user is None:
+                raise Unavailable("PostgreSQL needs an unprivileged user (postgres or nobody)")
+            shutil.chown(home, user)
+        data, port = home / "data", free_port()
+        subprocess.run(
+            [initdb, "-D", str(data), "-U", "trustgate", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync"],
+            check=True,
+            capture_output=True,
+            user=user,
+            cwd=home,
+        )
+        options = {
+            "listen_addresses": "127.0.0.1",
+            "unix_socket_directories": str(home),
+            "max_connections": "200",
+            "logging_collector": "off",
+        }
+        command = [postgres, "-D", str(data), "-p", str(port)]
+        for name, value in options.items():
+            command += ["-c", f"{name}={value}"]
+        # SIGINT is PostgreSQL's fast shutdown: clients are disconnected.
+        with running(command, home / "log", user=user, stop=signal.SIGINT) as process:
+            dsn = f"postgresql://trustgate@127.0.0.1:{port}"
+            wait_until(lambda: postgres_answers(f"{dsn}/postgres"), process, home / "log")
+            create_database(f"{dsn}/postgres", "trustgate")
+            yield f"{dsn}/trustgate"
+
+
+def known_user(name: str) -> bool:
+    try:
+        pwd.getpwnam(name)
+    except KeyError:
+        return False
+    return True
+
+
+def postgres_answers(dsn: str) -> bool:
+    import psycopg
+
+    try:
+        psycopg.connect(dsn, connect_timeout=2).close()
+    except psycopg.OperationalError:
+        return False
+    return True
+
+
+def create_database(admin_dsn: str, name: str) -> None:
+    import psycopg
+
+    with psycopg.connect(admin_dsn, autocommit=True) as connection:
+        connection.execute(f'CREATE DATABASE "{name}"'.encode())
+
+
+def drop_database(admin_dsn: str, name: str) -> None:
+    import psycopg
+
+    with psycopg.connect(admin_dsn, autocommit=True) as connection:
+        connection.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)'.encode())
+
+
+@contextlib.contextmanager
+def run_redis() -> Iterator[str]:
+    """A private Redis server without persistence; yields its URL (database 0)."""
+    server = binary("redis-server")
+    with folder() as home:
+        port = free_port()
+        command = [server, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+        with running(command, home / "log") as process:
+            wait_until(lambda: redis_answers(port), process, home / "log")
+            yield f"redis://127.0.0.1:{port}/0"
+
+
+def redis_answers(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1) as connection:
+        connection.sendall(b"PING\r\n")
+        return connection.recv(16).startswith(b"+PONG")
+    return False
+
+
+@contextlib.contextmanager
+def run_kafka() -> Iterator[str]:
+    """A private one-node Kafka broker (KRaft); yields `host:port`."""
+    java = binary("java", "/usr/lib/jvm/*/bin/java")
+    jars = pathlib.Path(os.environ.get("TEST_KAFKA_JARS", str(ROOT / ".services/kafka")))
+    if not jars.is_dir():
+        raise Unavailable(f"no Kafka broker in {jars}: run ops/services/install.sh")
+    with folder() as home:
+        port, controller = free_port(), free_port()
+        properties = home / "server.properties"
+        properties.write_text(
+            f"process.roles=broker,controller\nnode.id=1\ncontroller.quorum.voters=1@127.0.0.1:{controller}\n"
+            f"listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\n"
+            f"advertised.listeners=PLAINTEXT://127.0.0.1:{port}\ncontroller.listener.names=CONTROLLER\n"
+            "listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT\n"
+            f"log.dirs={home / 'data'}\noffsets.topic.replication.factor=1\noffsets.topic.num.partitions=1\n"
+            "transaction.state.log.replication.factor=1\ntransaction.state.log.min.isr=1\n"
+            "group.initial.rebalance.delay.ms=0\nshare.coordinator.state.topic.replication.factor=1\n"
+            "share.coordinator.state.topic.min.isr=1\n"
+        )
+        cluster_id = urllib.parse.quote(base64_uuid())
+        base = [java, "-Xmx512m", "-Xms128m", "-XX:TieredStopAtLevel=1", "-cp", f"{jars}/*"]
+        subprocess.run(
+            [*base, "kafka.tools.StorageTool", "format", "-t", cluster_id, "-c", str(properties)],
+            check=True,
+            capture_output=True,
+            cwd=home,
+        )
+        with running([*base, "kafka.Kafka", str(properties)], home / "log") as process:
+            wait_until(lambda: accepts(port), process, home / "log")
+            yield f"127.0.0.1:{port}"
+
+
+def base64_uuid() -> str:
+    import base64
+
+    return base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+
+
+def serve(variable: str, run: Callable[[], contextlib.AbstractContextManager[str]]) -> Iterator[str]:
+    """What `variable` names, else a private service; skips (fails when CI=true) where it is not installed."""
+    if configured := os.environ.get(variable):
+        yield configured
+        return
+    with contextlib.ExitStack() as stack:
+        try:
+            address = stack.enter_context(run())
+        except Unavailable as error:
+            absent(f"{error} (or set {variable})")
+        yield address
+
+
+def absent(reason: str) -> None:
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason, pytrace=False)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[str]:
+    yield from serve("TEST_POSTGRES_DSN", run_postgres)
+
+
+@pytest.fixture(scope="session")
+def postgres_dsn(postgres_server: str) -> str:
+    """DSN (`postgresql://…`) of a database that all tests of the run share; see `postgres_database` for an own one."""
+    return postgres_server
+
+
+@pytest.fixture
+def postgres_database(postgres_server: str) -> Iterator[str]:
+    """DSN of an empty database that only this test uses."""
+    parts = urllib.parse.urlsplit(postgres_server)
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    create_database(postgres_server, name)
+    try:
+        yield parts._replace(path=f"/{name}").geturl()
+    finally:
+        drop_database(postgres_server, name)
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> Iterator[str]:
+    """URL (`redis://host:port/db`) of a Redis server."""
+    yield from serve("TEST_REDIS_URL", run_redis)
+
+
+@pytest.fixture(scope="session")
+def kafka_bootstrap() -> Iterator[str]:
+    """`host:port` of a Kafka broker."""
+    yield from serve("TEST_KAFKA_BOOTSTRAP", run_kafka)
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """Path of a Chromium executable (run it with --headless --no-sandbox)."""
+    for name in ("chromium", "chromium-browser", "google-chrome"):
+        if path := shutil.which(name):
+            return path
+    absent("chromium is not installed: run ops/services/install.sh")
+    raise AssertionError
