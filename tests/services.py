@@ -1,8 +1,8 @@
 """Real services for tests: PostgreSQL, Redis, Kafka, Chromium, as session fixtures.
 
-What lives here: finding a running service (`TEST_POSTGRES_DSN`, `TEST_REDIS_URL`, `TEST_KAFKA_BOOTSTRAP`), or starting a
-private one on a free port in a temporary folder. What must not: anything of TrustGate. A service that is not installed
-skips the tests that ask for it, and fails them when CI=true, so that no check is lost unnoticed.
+What lives here: finding a running service (`TEST_POSTGRES_DSN`, `TEST_REDIS_URL`, `TEST_KAFKA_BOOTSTRAP`), or starting
+a private one on a free port in a temporary folder. What must not: anything of TrustGate. A service that is not
+installed skips the tests that ask for it, and fails them when CI=true, so that no check is lost unnoticed.
 """
 
 from __future__ import annotations

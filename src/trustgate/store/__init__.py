@@ -1,0 +1,43 @@
+"""The event store: the log of configuration, snapshots, secrets, and news of appends.
+
+What lives here: storage on the `eventsourcing` library's recorders (SQLite, PostgreSQL). What must not: the meaning of
+events; they are bytes in this room.
+"""
+
+from trustgate.store.errors import StoreError, StoreUnavailable, VersionConflict, WrongSecretKey
+from trustgate.store.eventstore import EventStore, News, open_store
+from trustgate.store.model import (
+    DIRECTORY,
+    Appended,
+    Head,
+    Plane,
+    Recorded,
+    Snapshot,
+    StreamWrite,
+    SyncConnection,
+    gateway_of,
+    gateway_stream,
+)
+from trustgate.store.postgres import PostgresConfig, aws_password_source
+
+__all__ = [
+    "DIRECTORY",
+    "Appended",
+    "EventStore",
+    "Head",
+    "News",
+    "Plane",
+    "PostgresConfig",
+    "Recorded",
+    "Snapshot",
+    "StoreError",
+    "StoreUnavailable",
+    "StreamWrite",
+    "SyncConnection",
+    "VersionConflict",
+    "WrongSecretKey",
+    "aws_password_source",
+    "gateway_of",
+    "gateway_stream",
+    "open_store",
+]

@@ -1,0 +1,47 @@
+"""What can go wrong in the event store, as exceptions.
+
+What lives here: the errors of this room and how errors of the databases map to them. What must not: HTTP.
+Events that cannot be read are `domain.events.CorruptEvent` and `domain.events.UnknownEvent`.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psycopg
+from eventsourcing import persistence
+
+
+class StoreError(Exception):
+    """Any failure of the event store."""
+
+
+class StoreUnavailable(StoreError):
+    """The database cannot be used now: unreachable, locked, full, read-only. What was asked may or may not be done when
+    the connection broke during a commit; otherwise nothing was changed."""
+
+
+class VersionConflict(StoreError):
+    """Somebody else appended to the stream since `expected_version`. Nothing was written."""
+
+    def __init__(self, stream: str, expected_version: int) -> None:
+        super().__init__(f"{stream} is not at version {expected_version}")
+        self.stream = stream
+        self.expected_version = expected_version
+
+
+class WrongSecretKey(StoreError):
+    """Secrets of this store were encrypted with another SERVER_SECRET_KEY than those given."""
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Database errors come out as `StoreUnavailable`; mistakes of ours (bad SQL) come out as they are."""
+    try:
+        yield
+    except (persistence.ProgrammingError, sqlite3.ProgrammingError, psycopg.ProgrammingError):
+        raise
+    except (persistence.PersistenceError, sqlite3.Error, psycopg.Error, OSError) as error:
+        raise StoreUnavailable(f"the event store is unavailable: {error}") from error

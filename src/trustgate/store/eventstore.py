@@ -1,0 +1,323 @@
+"""The event store as Trio sees it: the log, snapshots, the vault, small operational tables, and news of appends.
+
+What lives here: `EventStore`, which runs a synchronous backend in threads, seals and opens secrets, and watches for
+appends of this and other processes. What must not: SQL (`tables`, `sqlite`, `postgres`), meaning of events (`actors`).
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+import structlog
+import trio
+
+from trustgate.store import vault
+from trustgate.store.errors import StoreUnavailable, translated
+from trustgate.store.model import (
+    Appended,
+    Backend,
+    Head,
+    Plane,
+    Recorded,
+    Snapshot,
+    StreamWrite,
+    SyncConnection,
+)
+from trustgate.store.postgres import EVENTS_CHANNEL, PostgresBackend, PostgresConfig
+from trustgate.store.sqlite import SQLiteBackend
+
+THREADS = 8
+"""Database calls in flight at once; further ones wait."""
+
+POLL_BUSY_S = 0.004
+POLL_IDLE_S = 0.02
+BUSY_FOR_S = 2.0
+RECONNECT_S = (0.1, 2.0)
+"""First and longest pause between attempts to listen again."""
+
+log = structlog.get_logger("trustgate.store")
+T = TypeVar("T")
+
+
+class News:
+    """A counter of changes that tasks can wait on: read `count`, look at the data, then wait, and nothing is missed."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._next = trio.Event()
+
+    def tell(self) -> None:
+        self.count += 1
+        self._next.set()
+        self._next = trio.Event()
+
+    async def wait(self, seen: int, timeout_s: float) -> bool:
+        """Return True once `count` differs from `seen`, False after `timeout_s`. A checkpoint; cancellable."""
+        with trio.move_on_after(timeout_s):
+            while self.count == seen:
+                await self._next.wait()
+            await trio.lowlevel.checkpoint()
+            return True
+        return False
+
+
+class EventStore:
+    """Made by `open_store`. All methods may raise `StoreUnavailable`.
+
+    On cancellation a read is abandoned; a write that has begun is not: the caller is cancelled when it has ended.
+    """
+
+    def __init__(self, backend: Backend, keyring: vault.Keyring) -> None:
+        self.events = News()
+        """Tells when the log may have grown, by this process or another."""
+        self.planes_moved = News()
+        """Tells when a data plane may have come, gone or moved on."""
+        self._backend = backend
+        self._keyring = keyring
+        self._limiter = trio.CapacityLimiter(THREADS)
+        self._fingerprint_key = b""
+
+    async def _run(self, call: Callable[..., T], *args: Any, abandon: bool = False) -> T:
+        def translating() -> T:
+            with translated():
+                return call(*args)
+
+        return await trio.to_thread.run_sync(translating, limiter=self._limiter, abandon_on_cancel=abandon)
+
+    async def _ask(self, call: Callable[..., T], *args: Any) -> T:
+        return await self._run(call, *args, abandon=True)
+
+    async def open(self) -> None:
+        """Connect, create missing tables, read the fingerprint key.
+
+        Raises `StoreUnavailable`, or `WrongSecretKey` when the store belongs to another SERVER_SECRET_KEY.
+        """
+        await self._run(self._backend.open)
+
+        def fingerprint_key() -> str:
+            self._backend.put_secret_if_absent(self._keyring.seal(vault.FINGERPRINT_REF, os.urandom(32).hex()))
+            return self._keyring.open(self._backend.secrets([vault.FINGERPRINT_REF])[0])
+
+        self._fingerprint_key = bytes.fromhex(await self._run(fingerprint_key))
+
+    async def aclose(self) -> None:
+        with trio.CancelScope(shield=True):
+            await self._run(self._backend.close)
+
+    async def ping(self) -> None:
+        """Return when the database answers; for readiness probes."""
+        await self._ask(self._backend.ping)
+
+    # The log
+
+    async def append(
+        self, writes: Sequence[StreamWrite], secrets: Mapping[str, str] | None = None, forget: Iterable[str] = ()
+    ) -> Appended:
+        """Append to all streams, store `secrets` (reference to clear text) and drop those of `forget`, or do nothing.
+
+        Raises `VersionConflict` when one stream is not at its expected version. Returns when the commit is durable.
+        """
+        if not writes or not all(write.events for write in writes):
+            raise ValueError("an append needs events")
+
+        def append() -> Appended:
+            sealed = [self._keyring.seal(ref, value) for ref, value in (secrets or {}).items()]
+            return self._backend.append(writes, sealed, tuple(forget))
+
+        appended = await self._run(append)
+        self.events.tell()
+        return appended
+
+    async def read(self, stream: str, after_version: int = 0, limit: int | None = None) -> list[Recorded]:
+        """Events of one stream in order, those with a version greater than `after_version`."""
+        return await self._ask(self._backend.read, stream, after_version, limit)
+
+    async def read_all(self, after_position: int, limit: int = 1000) -> list[Recorded]:
+        """Events of all streams in the order of their commits, after a position. No event appears below one that was
+        seen; positions may have gaps."""
+        return await self._ask(self._backend.read_all, after_position, limit)
+
+    async def head(self) -> int:
+        """Position of the last event; 0 for an empty log."""
+        return await self._ask(self._backend.head)
+
+    async def wait(self, seen: int, timeout_s: float) -> bool:
+        """Wait until the log may hold more than when `events.count` was `seen`; False after `timeout_s`."""
+        return await self.events.wait(seen, timeout_s)
+
+    # Stream heads and snapshots
+
+    async def heads(self) -> list[Head]:
+        return await self._ask(self._backend.heads)
+
+    async def snapshots(self, streams: Sequence[str]) -> list[Snapshot]:
+        """The snapshots of those streams that have one."""
+        return await self._ask(self._backend.snapshots, streams)
+
+    async def put_snapshot(self, snapshot: Snapshot) -> None:
+        await self._run(self._backend.put_snapshot, snapshot)
+
+    # The vault
+
+    async def reveal(self, refs: Sequence[str]) -> dict[str, str]:
+        """Secrets in clear by reference; forgotten ones are absent. Raises `WrongSecretKey`."""
+        if not refs:
+            return {}
+
+        def reveal() -> dict[str, str]:
+            return {sealed.ref: self._keyring.open(sealed) for sealed in self._backend.secrets(refs)}
+
+        return await self._ask(reveal)
+
+    async def put_secret(self, ref: str, value: str) -> None:
+        """Store a secret on its own, outside an append."""
+        await self._run(lambda: self._backend.put_secret(self._keyring.seal(ref, value)))
+
+    async def forget(self, refs: Sequence[str]) -> None:
+        """Erase the ciphertext of secrets for good; unknown references are ignored."""
+        await self._run(self._backend.forget, refs)
+
+    def fingerprint(self, value: str) -> str:
+        """16 hex characters that are equal for equal secrets, under a key of this installation."""
+        return vault.fingerprint(self._fingerprint_key, value)
+
+    async def reencrypt(self, batch: int = 200) -> int:
+        """Seal everything under the current key again; how many were. Traffic and admin writes go on meanwhile."""
+        key_id = self._keyring.current.id
+
+        def some() -> tuple[int, int]:
+            found = self._backend.secrets_not_under(key_id, batch)
+            fresh = [(self._keyring.seal(old.ref, self._keyring.open(old)), old.key_id) for old in found]
+            return len(found), sum(self._backend.replace_secret(new, old_key_id) for new, old_key_id in fresh)
+
+        total = 0
+        while True:
+            found, done = await self._run(some)
+            total += done
+            if found < batch:
+                return total
+
+    # Data planes
+
+    async def put_plane(self, plane_id: str, position: int, lease_s: float) -> None:
+        """Say that a data plane lives for `lease_s` more and has applied the log up to `position`."""
+        await self._run(self._backend.put_plane, plane_id, position, lease_s)
+        self.planes_moved.tell()
+
+    async def remove_plane(self, plane_id: str) -> None:
+        await self._run(self._backend.remove_plane, plane_id)
+        self.planes_moved.tell()
+
+    async def planes(self) -> list[Plane]:
+        """Data planes of all processes whose lease runs."""
+        return await self._ask(self._backend.planes)
+
+    # Key/value and connections of the configuration feed
+
+    async def put_value(self, key: str, value: bytes, ttl_s: float | None = None) -> None:
+        await self._run(self._backend.put_value, key, value, ttl_s)
+
+    async def put_value_if_absent(self, key: str, value: bytes, ttl_s: float | None = None) -> bool:
+        """Set a value unless there is one; whether it was set."""
+        return await self._run(self._backend.put_value_if_absent, key, value, ttl_s)
+
+    async def value(self, key: str) -> bytes | None:
+        return await self._ask(self._backend.value, key)
+
+    async def delete_value(self, key: str) -> None:
+        await self._run(self._backend.delete_value, key)
+
+    async def put_sync_connection(self, scope: str, instance_id: str, state: str, applied_version: str) -> None:
+        await self._run(self._backend.put_sync_connection, scope, instance_id, state, applied_version)
+
+    async def sync_connections(self, scope: str | None = None) -> list[SyncConnection]:
+        """Connections ordered by scope and instance; those of one scope, or all."""
+        return await self._ask(self._backend.sync_connections, scope)
+
+    # News of other processes
+
+    async def watch(self) -> None:
+        """Turn appends and moves of other processes into `events` and `planes_moved`. Runs until cancelled."""
+        if isinstance(self._backend, SQLiteBackend):
+            await self._poll(self._backend)
+        elif isinstance(self._backend, PostgresBackend):
+            await self._listen(self._backend)
+
+    async def _poll(self, backend: SQLiteBackend) -> None:
+        # The pragma reads shared memory, in microseconds; a thread hand-off would cost ten times as much.
+        connection = await self._run(backend.watcher)
+        try:
+            version, busy_until = None, 0.0
+            while True:
+                with translated():
+                    found = connection.execute("PRAGMA data_version").fetchone()[0]
+                now = trio.current_time()
+                if found != version:
+                    version, busy_until = found, now + BUSY_FOR_S
+                    self.events.tell()
+                    self.planes_moved.tell()
+                await trio.sleep(POLL_BUSY_S if now < busy_until else POLL_IDLE_S)
+        finally:
+            connection.close()
+
+    async def _listen(self, backend: PostgresBackend) -> None:
+        pause_s = RECONNECT_S[0]
+        while True:
+            try:
+                connection = await self._run(backend.listener)
+            except StoreUnavailable as error:
+                log.warning("event store: cannot listen for changes", error=str(error))
+                await trio.sleep(pause_s)
+                pause_s = min(pause_s * 2, RECONNECT_S[1])
+                continue
+            pause_s = RECONNECT_S[0]
+            try:
+                # What happened while nobody listened.
+                self.events.tell()
+                self.planes_moved.tell()
+                with translated():
+                    await self._hear(connection)
+            except StoreUnavailable as error:
+                log.warning("event store: the listening connection was lost", error=str(error))
+            finally:
+                connection.close()
+
+    async def _hear(self, connection: Any) -> None:
+        libpq = connection.pgconn
+        while True:
+            await trio.lowlevel.wait_readable(connection.fileno())
+            libpq.consume_input()
+            appended = moved = False
+            while (notify := libpq.notifies()) is not None:
+                if notify.relname.decode() == EVENTS_CHANNEL:
+                    appended = True
+                else:
+                    moved = True
+            if appended:
+                self.events.tell()
+            if moved:
+                self.planes_moved.tell()
+
+
+@asynccontextmanager
+async def open_store(
+    target: pathlib.Path | PostgresConfig, secret_key: str, previous_keys: Sequence[str] = ()
+) -> AsyncIterator[EventStore]:
+    """An open event store that hears of other processes: a SQLite file, or a PostgreSQL database.
+
+    Raises what `EventStore.open` raises.
+    """
+    backend: Backend = SQLiteBackend(target) if isinstance(target, pathlib.Path) else PostgresBackend(target)
+    store = EventStore(backend, vault.Keyring(secret_key, previous_keys))
+    await store.open()
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(store.watch)
+            yield store
+            nursery.cancel_scope.cancel()
+    finally:
+        await store.aclose()

@@ -1,0 +1,126 @@
+"""The values that go into and come out of the event store.
+
+What lives here: plain data. What must not: I/O, meaning of events (they are bytes here).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import msgspec
+
+DIRECTORY = "directory"
+"""The stream of what is unique across gateways."""
+
+GATEWAY_PREFIX = "gateway:"
+
+
+def gateway_stream(gateway_id: str) -> str:
+    return GATEWAY_PREFIX + gateway_id
+
+
+def gateway_of(stream: str) -> str | None:
+    """The gateway id of a gateway's stream; None for other streams."""
+    return stream[len(GATEWAY_PREFIX) :] if stream.startswith(GATEWAY_PREFIX) else None
+
+
+class StreamWrite(msgspec.Struct, frozen=True):
+    """Events to append to one stream that must be at `expected_version` (0: must not exist)."""
+
+    stream: str
+    expected_version: int
+    events: Sequence[bytes]
+
+
+class Recorded(msgspec.Struct, frozen=True):
+    """One event of the log. `position` orders all streams; `version` counts from 1 in its stream."""
+
+    position: int
+    stream: str
+    version: int
+    data: bytes
+
+
+class Appended(msgspec.Struct, frozen=True):
+    """Where an append went: `positions` of its events in the order of the writes, `previous` the log's head before."""
+
+    previous: int
+    positions: tuple[int, ...]
+
+    @property
+    def position(self) -> int:
+        return self.positions[-1]
+
+
+class Head(msgspec.Struct, frozen=True):
+    """The newest version of a stream, and the version of its snapshot (0: none)."""
+
+    stream: str
+    version: int
+    snapshot_version: int
+
+
+class Snapshot(msgspec.Struct, frozen=True):
+    """A stream's fold at `version`, in the encoding named by `schema`. A cache: losing it loses nothing."""
+
+    stream: str
+    version: int
+    schema: int
+    state: bytes
+
+
+class Sealed(msgspec.Struct, frozen=True):
+    """An encrypted secret and the id of the key that opens it."""
+
+    ref: str
+    key_id: str
+    ciphertext: bytes
+
+
+class Plane(msgspec.Struct, frozen=True):
+    """A live data plane and the log position up to which it has applied the configuration."""
+
+    plane_id: str
+    position: int
+
+
+class SyncConnection(msgspec.Struct, frozen=True):
+    """One DB-less data plane's connection to the configuration feed (spec 06 §17.3). Times are epoch seconds."""
+
+    scope: str
+    instance_id: str
+    state: str
+    applied_version: str
+    first_seen: float
+    last_seen: float
+
+
+class Backend(Protocol):
+    """One database, synchronous. Raises database errors as they are (see `errors.translated`) and `VersionConflict`."""
+
+    def open(self) -> None: ...
+    def close(self) -> None: ...
+    def ping(self) -> None: ...
+    def append(self, writes: Sequence[StreamWrite], secrets: Sequence[Sealed], forget: Sequence[str]) -> Appended: ...
+    def read(self, stream: str, after_version: int, limit: int | None) -> list[Recorded]: ...
+    def read_all(self, after_position: int, limit: int) -> list[Recorded]: ...
+    def head(self) -> int: ...
+    def heads(self) -> list[Head]: ...
+    def snapshots(self, streams: Sequence[str]) -> list[Snapshot]: ...
+    def put_snapshot(self, snapshot: Snapshot) -> None: ...
+    def secrets(self, refs: Sequence[str]) -> list[Sealed]: ...
+    def put_secret(self, secret: Sealed) -> None: ...
+    def put_secret_if_absent(self, secret: Sealed) -> None: ...
+    def replace_secret(self, secret: Sealed, old_key_id: str) -> bool: ...
+    def forget(self, refs: Sequence[str]) -> None: ...
+    def secrets_not_under(self, key_id: str, limit: int) -> list[Sealed]: ...
+    def put_plane(self, plane_id: str, position: int, lease_s: float) -> None: ...
+    def remove_plane(self, plane_id: str) -> None: ...
+    def planes(self) -> list[Plane]: ...
+    def put_value(self, key: str, value: bytes, ttl_s: float | None) -> None: ...
+    def put_value_if_absent(self, key: str, value: bytes, ttl_s: float | None) -> bool: ...
+    def value(self, key: str) -> bytes | None: ...
+    def delete_value(self, key: str) -> None: ...
+    def put_sync_connection(self, scope: str, instance_id: str, state: str, applied_version: str) -> None: ...
+    def sync_connections(self, scope: str | None) -> list[SyncConnection]: ...

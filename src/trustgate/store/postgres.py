@@ -1,0 +1,205 @@
+"""The event store in PostgreSQL (spec 06 §3.3).
+
+What lives here: the recorder of the `eventsourcing` library, its append, the connection settings, the listening
+connection. What must not: threads, encryption.
+
+Order: an append takes the recorder's EXCLUSIVE lock on the log, so positions are given in the order of commits and a
+reader that has seen position N never misses one below it. Reads do not wait for that lock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+import psycopg
+import psycopg.conninfo
+from eventsourcing.postgres import PostgresApplicationRecorder, PostgresDatastore
+
+from trustgate.store.model import Appended, Recorded, Sealed, StreamWrite
+from trustgate.store.sqlite import recorded, stored_events
+from trustgate.store.tables import CREATE, EVENTS, PUT_PLANE, Dialect, Tables
+
+EVENTS_CHANNEL = EVENTS
+PLANES_CHANNEL = "tg_planes"
+LOCK_TIMEOUT_S = 5
+MIGRATION_LOCK = 0x7472_7573_7467
+"""Key of the advisory lock under which tables are created: planes that start together must not collide."""
+
+POSTGRES = Dialect(
+    now="extract(epoch from clock_timestamp())::double precision",
+    blob="BYTEA",
+    real="DOUBLE PRECISION",
+    placeholder="%s",
+)
+
+
+class PostgresConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """The `DB_*` variables. `password_source`, when given, is asked for a password for each new connection."""
+
+    host: str = "localhost"
+    port: int = 5432
+    user: str = "trustgate"
+    password: str = "postgres"
+    dbname: str = "trustgate"
+    sslmode: str = "disable"
+    sslrootcert: str = ""
+    min_conns: int = 1
+    max_conns: int = 10
+    max_conn_lifetime_s: float = 3600.0
+    max_conn_idle_s: float = 1800.0
+    connect_timeout_s: float = 5.0
+    password_source: Callable[[], str] | None = None
+
+    @classmethod
+    def of_dsn(cls, dsn: str) -> PostgresConfig:
+        """From `postgresql://user:password@host:port/dbname?sslmode=…`."""
+        parts = psycopg.conninfo.conninfo_to_dict(dsn)
+        return cls(
+            host=str(parts.get("host") or "localhost"),
+            port=int(parts.get("port") or 5432),
+            user=str(parts.get("user") or "trustgate"),
+            password=str(parts.get("password") or ""),
+            dbname=str(parts.get("dbname") or "trustgate"),
+            sslmode=str(parts.get("sslmode") or "disable"),
+            sslrootcert=str(parts.get("sslrootcert") or ""),
+        )
+
+    def arguments(self) -> dict[str, Any]:
+        """Keyword arguments of a libpq connection."""
+        arguments: dict[str, Any] = {
+            "dbname": self.dbname,
+            "host": self.host,
+            "port": self.port,
+            "user": self.user,
+            "password": self.password_source() if self.password_source else self.password,
+            "sslmode": self.sslmode,
+            "connect_timeout": max(1, round(self.connect_timeout_s)),
+            "application_name": "trustgate",
+        }
+        if self.sslrootcert:
+            arguments["sslrootcert"] = self.sslrootcert
+        return arguments
+
+
+def aws_password_source(config: PostgresConfig) -> Callable[[], str]:
+    """RDS IAM tokens for `config` (POSTGRES_LOGIN=aws); region and credentials from the standard AWS chain.
+
+    Raises ValueError when no region is configured or TLS is off.
+    """
+    from botocore.session import get_session
+
+    if config.sslmode not in ("require", "verify-ca", "verify-full"):
+        raise ValueError("DB_SSL_MODE must be require, verify-ca or verify-full with POSTGRES_LOGIN=aws")
+    session = get_session()
+    region = session.get_config_variable("region")
+    if not region:
+        raise ValueError("POSTGRES_LOGIN=aws needs an AWS region")
+
+    def token() -> str:
+        client = session.create_client("rds", region_name=region)
+        return client.generate_db_auth_token(config.host, config.port, config.user)
+
+    return token
+
+
+class PostgresBackend(Tables[PostgresDatastore]):
+    """The log and its tables in the schema `public` of one database. Synchronous."""
+
+    dialect = POSTGRES
+
+    def __init__(self, config: PostgresConfig) -> None:
+        self.config = config
+
+    def open(self) -> None:
+        config = self.config
+        with psycopg.connect(**config.arguments(), autocommit=True) as connection:
+            # Held to the end of the block: another plane that starts now waits here.
+            connection.execute("SELECT pg_advisory_lock(%s)", (MIGRATION_LOCK,))
+            self.datastore = PostgresDatastore(
+                config.dbname,
+                config.host,
+                config.port,
+                config.user,
+                config.password,
+                connect_timeout=config.connect_timeout_s,
+                idle_in_transaction_session_timeout=LOCK_TIMEOUT_S,
+                pool_size=config.min_conns,
+                max_overflow=max(0, config.max_conns - config.min_conns),
+                conn_max_age=config.max_conn_lifetime_s,
+                lock_timeout=LOCK_TIMEOUT_S,
+                originator_id_type="text",
+                pre_ping=True,
+                get_password_func=config.password_source,
+            )
+            pool = self.datastore.pool
+            assert isinstance(pool.kwargs, dict)
+            pool.kwargs.update({name: value for name, value in config.arguments().items() if name != "password"})
+            pool.max_idle = config.max_conn_idle_s
+            # A longer back-off would keep us away from a server that is back; each caller starts a new attempt.
+            pool.reconnect_timeout = 1.0
+            self.recorder = PostgresApplicationRecorder(self.datastore, events_table_name=EVENTS)
+            self.recorder.create_table()
+            with self.datastore.transaction(commit=True) as cursor:
+                for statement in CREATE:
+                    cursor.execute(POSTGRES.sql(statement).encode())
+
+    def close(self) -> None:
+        with contextlib.suppress(AttributeError):
+            self.datastore.close()
+
+    def ping(self) -> None:
+        self._read("SELECT 1")
+
+    def listener(self) -> psycopg.Connection[Any]:
+        """A connection of its own that hears of appends and of planes that moved."""
+        connection = psycopg.connect(**self.config.arguments(), autocommit=True)
+        connection.execute(f"LISTEN {EVENTS_CHANNEL}".encode())
+        connection.execute(f"LISTEN {PLANES_CHANNEL}".encode())
+        return connection
+
+    def append(self, writes: Sequence[StreamWrite], secrets: Sequence[Sealed], forget: Sequence[str]) -> Appended:
+        # Not `recorder.insert_events`: it retries, and after a commit whose answer was lost that looks like a conflict.
+        with self.datastore.transaction(commit=True) as cursor:
+            self.recorder._lock_table(cursor)
+            for write in writes:
+                self.advance_stream(cursor, write)
+            cursor.execute(self.recorder.max_notification_id_statement)
+            row = cursor.fetchone()
+            previous = (row["max"] if row else None) or 0
+            events = stored_events(writes)
+            super(PostgresApplicationRecorder, self.recorder)._insert_stored_events(cursor, events)
+            positions = self.recorder._fetch_ids_after_insert_events(cursor, events) or ()
+            self.write_secrets(cursor, secrets, forget)
+            self.recorder._notify_channel(cursor)
+        return Appended(previous, tuple(sorted(positions)))
+
+    def read(self, stream: str, after_version: int, limit: int | None) -> list[Recorded]:
+        rows = self._read(
+            f"SELECT * FROM {EVENTS} WHERE originator_id = ? AND originator_version > ?"
+            " ORDER BY originator_version LIMIT ?",
+            (stream, after_version, limit),
+        )
+        return [recorded(row, row["notification_id"]) for row in rows]
+
+    def read_all(self, after_position: int, limit: int) -> list[Recorded]:
+        rows = self._read(
+            f"SELECT * FROM {EVENTS} WHERE notification_id > ? ORDER BY notification_id LIMIT ?",
+            (after_position, limit),
+        )
+        return [recorded(row, row["notification_id"]) for row in rows]
+
+    def head(self) -> int:
+        return self._read(f"SELECT MAX(notification_id) AS head FROM {EVENTS}")[0]["head"] or 0
+
+    def put_plane(self, plane_id: str, position: int, lease_s: float) -> None:
+        with self.datastore.transaction(commit=True) as cursor:
+            cursor.execute(POSTGRES.sql(PUT_PLANE).encode(), (plane_id, position, lease_s))
+            cursor.execute(f"NOTIFY {PLANES_CHANNEL}".encode())
+
+    def _read(self, statement: str, parameters: Sequence[Any] = ()) -> list[Any]:
+        # Without the transaction that the shared form opens: one round trip.
+        with self.datastore.get_connection() as connection:
+            return connection.execute(POSTGRES.sql(statement).encode(), parameters, prepare=True).fetchall()

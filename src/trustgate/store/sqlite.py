@@ -1,0 +1,134 @@
+"""The event store in one SQLite file, for embedded installations and tests.
+
+What lives here: the recorder of the `eventsourcing` library with the settings this project needs, and its append. What
+must not: threads, encryption. One writer at a time; readers never wait (write-ahead log).
+
+Durability: a commit is flushed to the disk before it is acknowledged (synchronous = FULL), so that an answered command
+survives a power failure and not only the end of the process.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import sqlite3
+from collections.abc import Sequence
+from typing import Any
+
+from eventsourcing.persistence import StoredEvent
+from eventsourcing.sqlite import SQLiteApplicationRecorder, SQLiteConnection, SQLiteConnectionPool, SQLiteDatastore
+
+from trustgate.store.model import Appended, Recorded, Sealed, StreamWrite
+from trustgate.store.tables import CREATE, EVENTS, Dialect, Tables
+
+LOCK_TIMEOUT_S = 5
+POOL_SIZE = 4
+
+SQLITE = Dialect(now="((julianday('now') - 2440587.5) * 86400.0)", blob="BLOB", real="REAL", placeholder="?")
+
+
+class DurablePool(SQLiteConnectionPool):
+    def _create_connection(self) -> SQLiteConnection:
+        connection = super()._create_connection()
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA synchronous = FULL")
+        cursor.execute("PRAGMA wal_autocheckpoint = 1000")
+        cursor.execute("PRAGMA secure_delete = ON")  # A forgotten secret's ciphertext does not stay in free pages.
+        return connection
+
+
+class DurableDatastore(SQLiteDatastore):
+    def __init__(self, path: str) -> None:
+        super().__init__(path, lock_timeout=LOCK_TIMEOUT_S, originator_id_type="text")
+        self.pool.close()
+        self.pool = DurablePool(
+            db_name=path, lock_timeout=LOCK_TIMEOUT_S, pool_size=POOL_SIZE, max_overflow=POOL_SIZE, pool_timeout=5.0
+        )
+
+
+class LogRecorder(SQLiteApplicationRecorder):
+    """The library's recorder with an explicit position: VACUUM may renumber an implicit rowid."""
+
+    def __init__(self, datastore: SQLiteDatastore) -> None:
+        super().__init__(datastore, EVENTS)
+        self.insert_events_statement = (
+            f"INSERT INTO {EVENTS} (originator_id, originator_version, topic, state) VALUES (?, ?, ?, ?)"
+        )
+
+    def construct_create_table_statements(self) -> list[str]:
+        return [
+            f"CREATE TABLE IF NOT EXISTS {EVENTS} (rowid INTEGER PRIMARY KEY AUTOINCREMENT,"
+            " originator_id TEXT NOT NULL, originator_version INTEGER NOT NULL, topic TEXT, state BLOB,"
+            " UNIQUE (originator_id, originator_version))",
+            *(SQLITE.sql(statement) for statement in CREATE),
+        ]
+
+
+class SQLiteBackend(Tables[DurableDatastore]):
+    """`<data_dir>/trustgate.db`. Synchronous; every method may wait up to 5 s for another writer."""
+
+    dialect = SQLITE
+
+    def __init__(self, path: pathlib.Path) -> None:
+        self.path = path
+
+    def open(self) -> None:
+        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.path.touch(mode=0o600)
+        self.datastore = DurableDatastore(self.path.resolve().as_uri())
+        self.recorder = LogRecorder(self.datastore)
+        self.recorder.create_table()
+
+    def close(self) -> None:
+        self.datastore.close()
+
+    def ping(self) -> None:
+        self._read("SELECT 1")
+
+    def watcher(self) -> sqlite3.Connection:
+        """A connection for `PRAGMA data_version`, which changes when any other connection commits."""
+        connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=0)
+        connection.execute("PRAGMA data_version").fetchone()
+        return connection
+
+    def append(self, writes: Sequence[StreamWrite], secrets: Sequence[Sealed], forget: Sequence[str]) -> Appended:
+        with self.datastore.transaction(commit=True) as cursor:
+            # The heads come first: the first statement must be a write, so that the transaction starts as the writer.
+            for write in writes:
+                self.advance_stream(cursor, write)
+            previous = self.recorder._max_notification_id(cursor) or 0
+            positions = self.recorder._insert_events(cursor, stored_events(writes)) or ()
+            self.write_secrets(cursor, secrets, forget)
+        return Appended(previous, tuple(positions))
+
+    def read(self, stream: str, after_version: int, limit: int | None) -> list[Recorded]:
+        rows = self._read(
+            f"SELECT * FROM {EVENTS} WHERE originator_id = ? AND originator_version > ?"
+            " ORDER BY originator_version LIMIT ?",
+            (stream, after_version, -1 if limit is None else limit),
+        )
+        return [recorded(row, row["rowid"]) for row in rows]
+
+    def read_all(self, after_position: int, limit: int) -> list[Recorded]:
+        found = self.recorder.select_notifications(after_position, limit, inclusive_of_start=False)
+        return [Recorded(one.id, str(one.originator_id), one.originator_version, one.state) for one in found]
+
+    def head(self) -> int:
+        return self.recorder.max_notification_id() or 0
+
+
+def stored_events(writes: Sequence[StreamWrite]) -> list[StoredEvent]:
+    """The library's form of `writes`; the topic names the kind of stream."""
+    return [
+        StoredEvent(
+            originator_id=write.stream,
+            originator_version=write.expected_version + number,
+            topic=write.stream.partition(":")[0],
+            state=data,
+        )
+        for write in writes
+        for number, data in enumerate(write.events, 1)
+    ]
+
+
+def recorded(row: Any, position: int) -> Recorded:
+    return Recorded(position, row["originator_id"], row["originator_version"], bytes(row["state"]))
