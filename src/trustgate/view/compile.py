@@ -10,7 +10,17 @@ from collections.abc import Callable
 from typing import Any
 
 from trustgate.domain import secrets
-from trustgate.domain.entities import Auth, Consumer, Gateway, GatewayState, MCPTarget, Policy, Registry, Role
+from trustgate.domain.entities import (
+    Auth,
+    Consumer,
+    EmbeddingConfig,
+    Gateway,
+    GatewayState,
+    MCPTarget,
+    Policy,
+    Registry,
+    Role,
+)
 from trustgate.view.model import (
     Allowance,
     AuthSet,
@@ -144,6 +154,10 @@ def compile_routes(
     )
 
 
+def compile_embedding(config: EmbeddingConfig | None, reveal: Reveal) -> EmbeddingConfig | None:
+    return config and EmbeddingConfig(config.provider, config.model, reveal_all(config.auth, reveal))
+
+
 def policy_allowance(consumer: Consumer, registry_id: str) -> Allowance:
     """The consumer's model policy for a registry; without one every model is allowed and there is no default."""
     policy = consumer.model_policies.get(registry_id)
@@ -221,6 +235,7 @@ def compile_consumer(
         routes=compile_routes(consumer, pool, registries),
         algorithm=(config.algorithm or "round-robin") if config is not None and balanced else "round-robin",
         pool_alias=config.pool_alias if config is not None and balanced else "",
+        embedding=compile_embedding(config.embedding_config, reveal) if config is not None and balanced else None,
         fallback_enabled=on,
         triggers=frozenset(fallback.triggers) if fallback is not None and on else frozenset(),
         max_attempts=fallback.budget.max_attempts if fallback is not None and on else 0,

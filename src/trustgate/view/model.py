@@ -13,6 +13,7 @@ import msgspec
 from trustgate.domain.entities import (
     Auth,
     Consumer,
+    EmbeddingConfig,
     Gateway,
     HealthChecks,
     Json,
@@ -91,7 +92,8 @@ class ConsumerView(msgspec.Struct, frozen=True, kw_only=True):
 
     `pool` and `chain` are registries after spec 02 §7.2; `routes` the balanced pool of §7.4; `alias_routes` the members
     addressed by `pool:<alias>`; `policies` the enabled chain of spec 04 §3 in gateway order (priority, created_at, id);
-    `policy_scopes` maps a policy id to `consumer` or `global`.
+    `policy_scopes` maps a policy id to `consumer` or `global`; `embedding` is the semantic algorithm's, secrets in
+    clear.
     """
 
     id: str
@@ -106,6 +108,7 @@ class ConsumerView(msgspec.Struct, frozen=True, kw_only=True):
     routes: tuple[Route, ...]
     algorithm: str
     pool_alias: str
+    embedding: EmbeddingConfig | None
     fallback_enabled: bool
     triggers: frozenset[str]
     max_attempts: int

@@ -1,0 +1,221 @@
+"""The proxy plane as an ASGI application: probes, the pipeline, and the one place where answers are written.
+
+What lives here: bytes in, bytes out, headers that every answer carries (spec 02 §1.1, §1.2), and the end of a request:
+late policies and telemetry. What must not: decisions about the request (`pipeline`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from time import perf_counter
+from typing import Any
+
+import msgspec
+import structlog
+import trio
+
+from trustgate.proxy import pipeline
+from trustgate.proxy.decoding import TooLarge
+from trustgate.proxy.errors import Refusal, error_body
+from trustgate.proxy.exchange import Exchange, HeaderList, Reply
+from trustgate.proxy.guarding import after_answer
+from trustgate.proxy.services import ProxyServices
+
+Scope = dict[str, Any]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+LATE_POLICIES_S = 30.0
+PROBES = frozenset({"/healthz", "/health", "/readyz"})
+JSON = (b"content-type", b"application/json")
+SECURITY: HeaderList = [
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-opener-policy", b"same-origin"),
+    (b"cross-origin-resource-policy", b"same-site"),
+]
+HSTS = (b"strict-transport-security", b"max-age=31536000; includeSubDomains")
+OWN = frozenset(name for name, _ in (*SECURITY, HSTS))
+
+log = structlog.get_logger(__name__)
+
+
+class ProxyApp:
+    """ASGI 3 application of the proxy plane."""
+
+    def __init__(self, services: ProxyServices) -> None:
+        self._services = services
+        self.draining = False
+        """Set when shutdown begins: `/readyz` then answers 503."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await lifespan(scope, receive, send)
+            return
+        path = (scope.get("raw_path") or scope["path"].encode()).decode("latin-1")
+        if path in PROBES and scope["method"] in ("GET", "HEAD"):
+            await self._respond(scope, send, *self._probe(path))
+            return
+        body = await read_body(scope, receive)
+        client = scope.get("client")
+        exchange = Exchange(
+            scope["method"], path, scope["query_string"], scope["headers"], body, client[0] if client else ""
+        )
+        secure = scope.get("scheme") == "https"
+        try:
+            reply = await self._answer(exchange)
+            headers = self._headers(exchange, reply, secure)
+            exchange.reply_status, exchange.reply_headers = reply.status, headers
+            if reply.stream is None:
+                exchange.reply_body = reply.body
+                exchange.first_byte_at = perf_counter()
+                await self._respond(scope, send, reply.status, headers, reply.body)
+            else:
+                await self._stream(exchange, reply, headers, send)
+        except BaseException:  # the client left, or the server goes down
+            exchange.aborted = True
+            raise
+        finally:
+            self._conclude(exchange)
+
+    async def _answer(self, exchange: Exchange) -> Reply:
+        """The pipeline's reply, whatever happens in it."""
+        try:
+            return await pipeline.run(exchange, self._services)
+        except Refusal as refusal:
+            exchange.error_code = refusal.code
+            return Reply(status=refusal.status, headers=[JSON], body=error_body(refusal.code, refusal.message))
+        except TooLarge:
+            text = (b"content-type", b"text/plain; charset=utf-8")
+            return Reply(status=413, headers=[text], body=b"Request Entity Too Large")
+        except Exception:  # anything unexpected below the pipeline (spec 02 §11 step 3)
+            log.exception("request failed unexpectedly", path=exchange.path, trace_id=exchange.trace_id)
+            return Reply(status=500, headers=[JSON], body=b'{"error":"Internal server error"}')
+
+    def _headers(self, exchange: Exchange, reply: Reply, secure: bool) -> HeaderList:
+        headers = [pair for pair in reply.headers if pair[0] not in OWN] if exchange.run else list(reply.headers)
+        if exchange.session_id:
+            headers.append((b"x-session-id", exchange.session_id.encode("latin-1", "replace")))
+        if exchange.trace_id:
+            headers.append((b"x-ag-trace-id", exchange.trace_id.encode()))
+        if exchange.view is not None:
+            headers.append((b"x-ag-config-version", b"%d" % exchange.view.version))
+        headers += SECURITY
+        if secure:
+            headers.append(HSTS)
+        return headers
+
+    async def _respond(self, scope: Scope, send: Send, status: int, headers: HeaderList, body: bytes) -> None:
+        """A whole answer: one write where the server offers it."""
+        fast = (scope.get("extensions") or {}).get("trustgate")
+        if fast is not None:
+            await fast["respond"](status, headers, body)
+            return
+        sized = [*headers, (b"content-length", b"%d" % len(body))]
+        await send({"type": "http.response.start", "status": status, "headers": sized})
+        await send({"type": "http.response.body", "body": body})
+
+    async def _stream(self, exchange: Exchange, reply: Reply, headers: HeaderList, send: Send) -> None:
+        assert reply.stream is not None
+        started = False
+
+        async def write(data: bytes) -> None:
+            nonlocal started
+            if not started:
+                started = True
+                exchange.first_byte_at = perf_counter()
+            await send({"type": "http.response.body", "body": data, "more_body": True})
+
+        await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+        await reply.stream(write)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    def _conclude(self, exchange: Exchange) -> None:
+        """Hand the exchange to late policies and telemetry; nothing here waits."""
+        exchange.ended_at = perf_counter()
+        observer = self._services.observer
+        if exchange.principal is None:
+            observer.refused(exchange)
+        elif exchange.run is not None:
+            self._services.background.start_soon(self._late, exchange)
+        else:
+            self._save_session(exchange)
+            observer.finished(exchange)
+
+    async def _late(self, exchange: Exchange) -> None:
+        """Late policies, at most 30 s, then the event."""
+        try:
+            with trio.move_on_after(LATE_POLICIES_S):
+                await after_answer(exchange)
+        except Exception:  # a late policy's failure reaches nobody but the log
+            log.exception("late policies failed", trace_id=exchange.trace_id)
+        self._save_session(exchange)
+        self._services.observer.finished(exchange)
+
+    def _save_session(self, exchange: Exchange) -> None:
+        """Keep the last turn after a 2xx that has a response id (spec 02 §5)."""
+        turn, view, consumer = exchange.turn_id, exchange.view, exchange.consumer
+        if not turn or not exchange.answered or not exchange.session_id or view is None or consumer is None:
+            return
+        if not turn.startswith("resp_") and not exchange.session_supplied:
+            return
+        provider = exchange.attempts[-1].provider if exchange.attempts else ""
+        sessions = self._services.sessions
+        self._services.background.start_soon(
+            lambda: sessions.save(
+                view.id,
+                consumer.id,
+                exchange.session_id,
+                turn_id=turn,
+                provider=provider,
+                model=exchange.provider_model or exchange.sent_model,
+            )
+        )
+
+    def _probe(self, path: str) -> tuple[int, HeaderList, bytes]:
+        """`/healthz` and `/readyz` (spec 02 §1.1, spec 06 §5.1): no security headers here."""
+        now = datetime.now().astimezone().isoformat(timespec="seconds").replace("+00:00", "Z")
+        version = self._services.config.version
+        if path != "/readyz":
+            return 200, [JSON], msgspec.json.encode({"status": "healthy", "time": now, "version": version})
+        dependencies = self._services.readiness()
+        # Traffic fails open without Redis, and goes on from the last view without the store; a missing snapshot it is
+        # not.
+        ready = not self.draining and dependencies.get("snapshot", "ok") == "ok"
+        answer = {
+            "dependencies": dependencies,
+            "status": "ready" if ready else "not_ready",
+            "time": now,
+            "version": version,
+        }
+        return (200 if ready else 503), [JSON], msgspec.json.encode(answer)
+
+
+async def read_body(scope: Scope, receive: Receive) -> bytes:
+    """The whole body; our own server has it already."""
+    fast = (scope.get("extensions") or {}).get("trustgate")
+    if fast is not None:
+        return fast["body"]
+    parts: list[bytes] = []
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":
+            return b"".join(parts)
+        parts.append(message.get("body", b""))
+        if not message.get("more_body"):
+            return b"".join(parts)
+
+
+async def lifespan(scope: Scope, receive: Receive, send: Send) -> None:
+    """ASGI lifespan; everything that lives longer than a request is opened by the process, not here."""
+    if scope["type"] != "lifespan":
+        return
+    while True:
+        message = await receive()
+        if message["type"] == "lifespan.startup":
+            await send({"type": "lifespan.startup.complete"})
+        else:
+            await send({"type": "lifespan.shutdown.complete"})
+            return

@@ -1,0 +1,221 @@
+"""One try at one upstream: prepare, send, classify (spec 02 §8.1, §8.4).
+
+What lives here: a single attempt and its verdict. What must not: retries, budgets and failover (`attempts`).
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Literal
+
+import msgspec
+
+from trustgate.providers.errors import ModelNotAllowed, ProviderError, StreamBroken
+from trustgate.providers.prepare import Prepared
+from trustgate.proxy.errors import Refusal
+from trustgate.proxy.exchange import Attempt, Exchange, HeaderList
+from trustgate.proxy.services import ProxyServices
+from trustgate.proxy.stream import OpenStream, open_stream
+from trustgate.view.model import Allowance, Route
+from trustgate.wire.client import Deadlines, Response
+from trustgate.wire.errors import TimedOut, WireError
+
+STREAM_ERROR_BYTES = 64 * 1024
+PROVIDER_ERROR_WORDS = (
+    "overloaded",
+    "rate_limit",
+    "rate limit",
+    "insufficient_quota",
+    "service_unavailable",
+    "server_error",
+    "server_overloaded",
+    "try again",
+    "temporarily unavailable",
+)
+Verdict = Literal["success", "retryable", "terminal", "rejected"]
+
+
+class Result(msgspec.Struct, kw_only=True):
+    """What one try came to. `kind` is the failure kind for triggers; exactly one of the last three tells the answer.
+
+    `skip` marks a target that this request may not use (its allow-list refuses the model); `rejected` is a success that
+    a policy replaced, which `final` answers are not judged again.
+    """
+
+    verdict: Verdict
+    kind: str = ""
+    status: int = 0
+    headers: HeaderList = []
+    body: bytes = b""
+    stream: OpenStream | None = None
+    refusal: Refusal | None = None
+    retry_after: str = ""
+    skip: bool = False
+    answered: bool = False
+    final: bool = False
+
+
+class ErrorObject(msgspec.Struct):
+    type: Any = None
+    code: Any = None
+    status: Any = None
+    message: Any = None
+
+
+class MaybeError(msgspec.Struct):
+    error: ErrorObject | None = None
+
+
+def failure_kind(status: int) -> str:
+    """The trigger that a retryable status belongs to, or empty for a terminal one."""
+    if status == 408:
+        return "timeout"
+    if status == 429:
+        return "http_429"
+    return "http_5xx" if status >= 500 else ""
+
+
+def is_provider_error(body: bytes) -> bool:
+    """Whether a 2xx body is really a provider's error (only asked with the `provider_error` trigger)."""
+    if b'"error"' not in body:
+        return False
+    try:
+        error = msgspec.json.decode(body, type=MaybeError).error
+    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError, RecursionError):
+        return False
+    if error is None:
+        return False
+    words = " ".join(str(value) for value in (error.type, error.code, error.status, error.message) if value is not None)
+    lowered = words.lower()
+    return any(word in lowered for word in PROVIDER_ERROR_WORDS)
+
+
+def effective_allowance(exchange: Exchange, route: Route) -> Allowance:
+    """The route's own allow-list and default where set, else the candidate's (spec 02 §8.4, precedence)."""
+    own = route.allowance
+    for candidate in exchange.candidates or ():
+        if candidate.registry.id == route.registry.id:
+            other = candidate.allowance
+            allowed = own.allowed if own.allowed is not None else other.allowed
+            return Allowance(allowed, own.default or other.default)
+    return own
+
+
+async def try_upstream(exchange: Exchange, route: Route, attempt: Attempt, services: ProxyServices) -> Result:
+    """Send the request to one route once. Never raises for upstream trouble; cancellation closes the socket."""
+    started = time.perf_counter()
+    try:
+        result = await _try(exchange, route, services)
+    finally:
+        attempt.latency_ms = round((time.perf_counter() - started) * 1000)
+    attempt.outcome, attempt.status_code, attempt.kind = result.verdict, result.status, result.kind
+    return result
+
+
+async def _try(exchange: Exchange, route: Route, services: ProxyServices) -> Result:
+    client = services.runtimes.client(route.registry)
+    assert exchange.route is not None, "routes are matched before attempts"
+    try:
+        prepared = await client.prepare(
+            client_format=exchange.route.format,
+            capability=exchange.route.capability,
+            stream=exchange.streaming,
+            body=exchange.body,
+            allowance=effective_allowance(exchange, route),
+            client_model=exchange.intent.model,
+            previous_response_id=await previous_turn(exchange, services),
+            services=services.providers,
+        )
+    except ProviderError as error:
+        refusal = Refusal(error.code, error.message, error.status)
+        return Result(verdict="terminal", refusal=refusal, skip=isinstance(error, ModelNotAllowed))
+    exchange.sent_model = prepared.sent_model
+    exchange.untranslated = prepared.untranslated
+    config = services.config
+    deadlines = Deadlines(
+        connect_s=config.connect_timeout_s,
+        first_byte_s=config.header_timeout_s,
+        between_s=config.stream_idle_timeout_s if exchange.streaming else None,
+        total_s=None if exchange.streaming else config.request_timeout_s,
+    )
+    try:
+        response = await services.pool.request(
+            "POST", prepared.origin, prepared.target, prepared.headers, prepared.body, deadlines
+        )
+        if exchange.streaming and 200 <= response.status < 300:
+            return await start_stream(exchange, route, prepared, response, services)
+        async with response:
+            body = await response.read(config.max_response_bytes)
+    except TimedOut:
+        return failed("timeout")
+    except (WireError, StreamBroken):
+        return failed("http_5xx")
+    return judge(exchange, route, prepared, response, body)
+
+
+def failed(kind: str) -> Result:
+    return Result(verdict="retryable", kind=kind, refusal=Refusal("backend_error"))
+
+
+def selection(route: Route, sent_model: str) -> HeaderList:
+    headers = [(b"x-selected-provider", route.registry.provider.encode())]
+    if sent_model:
+        headers.append((b"x-selected-model", sent_model.encode()))
+    return headers
+
+
+def judge(exchange: Exchange, route: Route, prepared: Prepared, response: Response, body: bytes) -> Result:
+    """Classify a complete upstream answer."""
+    headers: HeaderList = [(b"content-type", b"application/json"), *selection(route, prepared.sent_model)]
+    status = response.status
+    if not 200 <= status < 300:
+        retry_after = (response.header(b"retry-after") or b"").strip()
+        if retry_after:
+            headers.append((b"retry-after", retry_after))
+        kind = failure_kind(status)
+        return Result(
+            verdict="retryable" if kind else "terminal",
+            kind=kind,
+            status=status,
+            headers=headers,
+            body=(body[:STREAM_ERROR_BYTES] if exchange.streaming else body) if body else body,
+            retry_after=retry_after.decode("latin-1"),
+            answered=True,
+        )
+    consumer = exchange.consumer
+    if consumer is not None and "provider_error" in consumer.triggers and is_provider_error(body):
+        return Result(verdict="retryable", kind="provider_error", status=200, headers=headers, body=body, answered=True)
+    observed = prepared.observe(body)
+    exchange.usage, exchange.provider_model = observed.usage, observed.model
+    exchange.finish_reason, exchange.turn_id = observed.finish_reason, observed.id
+    if prepared.untranslated:
+        headers.append((b"x-ag-untranslated", ", ".join(prepared.untranslated).encode()))
+    return Result(verdict="success", status=200, headers=headers, body=prepared.decode(status, body), answered=True)
+
+
+async def start_stream(
+    exchange: Exchange, route: Route, prepared: Prepared, response: Response, services: ProxyServices
+) -> Result:
+    """Hold the head until the first event is there: until then another upstream may still serve."""
+    stream = await open_stream(exchange, prepared, response, services)
+    headers: HeaderList = [
+        (b"content-type", b"text/event-stream"),
+        (b"cache-control", b"no-cache"),
+        (b"x-accel-buffering", b"no"),
+        *selection(route, prepared.sent_model),
+    ]
+    if prepared.untranslated:
+        headers.append((b"x-ag-untranslated", ", ".join(prepared.untranslated).encode()))
+    return Result(verdict="success", status=200, headers=headers, stream=stream, answered=True)
+
+
+async def previous_turn(exchange: Exchange, services: ProxyServices) -> str | None:
+    """The last Responses turn of a session that the client named itself (spec 02 §5)."""
+    if not exchange.session_supplied or not services.sessions.enabled:
+        return None
+    view, consumer = exchange.view, exchange.consumer
+    if view is None or consumer is None:
+        return None
+    record = await services.sessions.load(view.id, consumer.id, exchange.session_id)
+    turn = record.last_turn_id if record else ""
+    return turn if turn.startswith("resp_") else None

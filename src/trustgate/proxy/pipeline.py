@@ -1,0 +1,287 @@
+"""The life of a request on the proxy plane, as the tuple `STAGES` (spec 02 §11).
+
+A stage is a function of the exchange: it fills in what it learns, and ends the request by returning a Reply or
+raising a Refusal. All stages work on the one view that `find_gateway` pinned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from urllib.parse import parse_qsl
+
+import structlog
+
+from trustgate.balance.prompt import prompt_of
+from trustgate.balance.strategies import Hint
+from trustgate.formats.json import remove_members, set_members
+from trustgate.identity.authenticate import authenticate
+from trustgate.identity.errors import AuthError
+from trustgate.limits.ops import LimitsUnavailable
+from trustgate.limits.plan import plan_limit
+from trustgate.proxy import decoding, discovery, models
+from trustgate.proxy.attempts import Targets, serve
+from trustgate.proxy.call import Result
+from trustgate.proxy.candidates import candidates_of
+from trustgate.proxy.errors import Refusal
+from trustgate.proxy.exchange import Exchange, Reply
+from trustgate.proxy.guarding import before_answer, before_upstream
+from trustgate.proxy.intent import peek, read_intent
+from trustgate.proxy.routes import match_route, split_path
+from trustgate.proxy.services import ProxyServices
+from trustgate.proxy.session import supplied_session, uuid4, uuid7
+
+log = structlog.get_logger(__name__)
+
+Stage = Callable[[Exchange, ProxyServices], Awaitable[Reply | None]]
+
+
+async def find_gateway(exchange: Exchange, services: ProxyServices) -> Reply | None:
+    """§3. A slug that is not there is believed to be unknown only after catching up with the log."""
+    headers = exchange.header_map
+    where = (headers.get(b"x-ag-gateway-slug"), headers.get(b"host"), services.config.base_domain)
+    try:
+        exchange.view = discovery.find_gateway(services.directory, *where)
+    except discovery.Unknown:
+        await services.catch_up()
+        try:
+            exchange.view = discovery.find_gateway(services.directory, *where)
+        except discovery.Unknown as unknown:
+            raise discovery.unknown_gateway(unknown.slug) from None
+    return None
+
+
+async def find_consumer(exchange: Exchange, services: ProxyServices) -> Reply | None:
+    """§2 and §3: the route of the path, then the active consumer of the slug."""
+    slug, path = split_path(exchange.path)
+    route = match_route(path, exchange.method)
+    if route is None:
+        raise Refusal("not_found")
+    exchange.route = route
+    view = exchange.view
+    assert view is not None
+    consumer = view.consumer(slug)
+    if consumer is None:
+        await services.catch_up()
+        view = exchange.view = services.directory.by_id(view.id) or view
+        consumer = view.consumer(slug)
+        if consumer is None:
+            raise Refusal("not_found")
+    exchange.consumer = consumer
+    return None
+
+
+async def authenticate_caller(exchange: Exchange, services: ProxyServices) -> Reply | None:
+    """§4. A credential that is not known is looked for once more after catching up with the log."""
+    view, consumer = exchange.view, exchange.consumer
+    assert view is not None and consumer is not None
+    try:
+        exchange.principal = await authenticate(view, consumer, exchange.header_map, services.identity)
+        return None
+    except AuthError as error:
+        refused = error
+    await services.catch_up()
+    newer = services.directory.by_id(view.id)
+    fresh = newer.consumer(consumer.slug) if newer is not None and newer is not view else None
+    if newer is None or fresh is None:
+        raise Refusal(refused.code, refused.message, refused.status)
+    exchange.view, exchange.consumer = newer, fresh
+    try:
+        exchange.principal = await authenticate(newer, fresh, exchange.header_map, services.identity)
+    except AuthError as error:
+        raise Refusal(error.code, error.message, error.status) from None
+    return None
+
+
+async def name_session(exchange: Exchange, services: ProxyServices) -> Reply | None:
+    """§5. The body is decoded here: from now on stages look at it."""
+    assert exchange.view is not None
+    identity = exchange.view.identity
+    encoding = exchange.header_map.get(b"content-encoding")
+    if encoding:
+        exchange.client_body = exchange.body = await decoding.decode_body(
+            exchange.body, encoding, services.config.max_body_bytes
+        )
+    if identity.session_enabled:
+        exchange.session_id = supplied_session(identity, exchange.header_map, exchange.body)
+        exchange.session_supplied = bool(exchange.session_id)
+        if not exchange.session_id:
+            exchange.session_id = uuid7()
+    return None
+
+
+async def start_trace(exchange: Exchange, services: ProxyServices) -> Reply | None:
+    """§5. Inbound trace ids are never reused."""
+    if services.config.telemetry:
+        exchange.trace_id = uuid4()
+    return None
+
+
+async def require_llm(exchange: Exchange, services: ProxyServices) -> Reply | None:
+    """§4.4: consumers of other types are not served on this plane."""
+    assert exchange.consumer is not None and exchange.view is not None
+    if exchange.consumer.type != "LLM":
+        raise Refusal("not_found")
+    exchange.runtime = services.runtimes.of(exchange.view, exchange.consumer)
+    return None
+
+
+async def check_plan(exchange: Exchange, services: ProxyServices) -> Reply | None:
+    """§6. Trouble with the counters lets the request pass."""
+    assert exchange.view is not None
+    identity = exchange.view.identity
+    if not identity.metered or not services.config.plan_limit:
+        return None
+    caps = identity.entity.entitlements
+    try:
+        refusal = await plan_limit(
+            services.limits, identity.id, caps.burst_per_min or 0, caps.quota_per_month or 0, services.now()
+        )
+    except LimitsUnavailable as error:
+        log.warning("plan limit failed open", gateway_id=identity.id, error=str(error))
+        services.policies.count("trustgate_ratelimit_fail_open_total", {"reason": "burst_incr"})
+        return None
+    if refusal is None:
+        return None
+    headers = [(name.lower().encode(), value.encode()) for name, value in refusal.headers]
+    return Reply(status=429, headers=[(b"content-type", b"application/json"), *headers], body=refusal.body)
+
+
+async def list_models(exchange: Exchange, services: ProxyServices) -> Reply | None:
+    """The addition `GET /{slug}/v1/models`: what this consumer may use."""
+    assert exchange.route is not None
+    return models.listing(exchange) if exchange.route.capability == "models" else None
+
+
+async def read_model_reference(exchange: Exchange, services: ProxyServices) -> Reply | None:
+    """§7.1."""
+    route = exchange.route
+    assert route is not None
+    exchange.peeked = peek(exchange.body)
+    exchange.intent = read_intent(exchange.peeked, route.path_model)
+    exchange.requested_model = exchange.intent.reference
+    return None
+
+
+async def choose_candidates(exchange: Exchange, services: ProxyServices) -> Reply | None:
+    """§7.2, §7.3."""
+    consumer, principal = exchange.consumer, exchange.principal
+    assert consumer is not None and principal is not None
+    exchange.candidates = candidates_of(consumer, exchange.intent, principal.roles)
+    if not consumer.role_based and not consumer.pool and exchange.candidates is None:
+        raise Refusal("no_backend_available", "consumer has no registries in pool")
+    return None
+
+
+async def apply_reference(exchange: Exchange, services: ProxyServices) -> Reply | None:
+    """§7.1, last column: what the reference does to the body before anything else sees it."""
+    route = exchange.route
+    assert route is not None
+    match exchange.intent.kind:
+        case "auto" | "pool":
+            exchange.body = remove_members(exchange.body, ("model", "modelId"))
+        case "provider":
+            exchange.body = set_members(exchange.body, {"model": exchange.intent.model})
+        case "model" if route.path_model:
+            exchange.body = set_members(exchange.body, {"model": exchange.intent.model})
+        case _:
+            pass
+    return None
+
+
+async def pick_route(exchange: Exchange, services: ProxyServices) -> Reply | None:
+    """§7.7: the first route, before any policy runs."""
+    runtime, consumer = exchange.runtime, exchange.consumer
+    assert runtime is not None and consumer is not None
+    balancer = runtime.alias_balancer if exchange.intent.kind == "pool" else runtime.balancer
+    targets = exchange.targets = Targets(exchange, balancer, services, await hint_of(exchange, services))
+    exchange.picked = await targets.first()
+    if exchange.picked is None:
+        raise Refusal("no_backend_available", "no backend available: no available routes")
+    return None
+
+
+async def hint_of(exchange: Exchange, services: ProxyServices) -> Hint | None:
+    """What an outside service says of the prompt, asked once per request and only by the algorithms that want it."""
+    consumer, view = exchange.consumer, exchange.view
+    assert consumer is not None and view is not None
+    if consumer.algorithm not in ("semantic", "smart-routing") or len(consumer.routes) < 2:
+        return None
+    if exchange.intent.pinned or consumer.role_based:
+        return None
+    prompt = prompt_of(exchange.body)
+    if consumer.algorithm == "smart-routing":
+        return await services.scorer.hint(prompt, exchange.session_id, view.id)
+    if consumer.embedding is None:
+        return None
+    return await services.semantic.hint(consumer.routes, consumer.embedding, prompt)
+
+
+async def run_pre_request(exchange: Exchange, services: ProxyServices) -> Reply | None:
+    """§10."""
+    return await before_upstream(exchange)
+
+
+async def detect_streaming(exchange: Exchange, services: ProxyServices) -> Reply | None:
+    """§9.1, after the policies, which may have changed the body."""
+    route = exchange.route
+    assert route is not None
+    if route.capability != "chat":
+        return None
+    exchange.streaming = route.path_stream or first_alt(exchange.query) == "sse" or body_streams(exchange)
+    return None
+
+
+def first_alt(query: bytes) -> str:
+    if b"alt" not in query:
+        return ""
+    return next((value for name, value in parse_qsl(query.decode("latin-1")) if name == "alt"), "")
+
+
+def body_streams(exchange: Exchange) -> bool:
+    changed = exchange.body is not exchange.client_body
+    peeked = peek(exchange.body) if changed else exchange.peeked
+    return peeked is not None and bytes(peeked.stream) == b"true"
+
+
+async def call_upstream(exchange: Exchange, services: ProxyServices) -> Reply | None:
+    """§8 and §9: attempts until an answer, which policies may still replace."""
+
+    async def accept(result: Result) -> Result:
+        return await before_answer(exchange, result)
+
+    runtime = exchange.runtime
+    assert exchange.targets is not None and runtime is not None
+    exchange.collect = runtime.chain.has_post_response or services.observer.wants_body(exchange)
+    result = await serve(exchange, exchange.targets, accept, services)
+    if result.verdict != "success" and not result.final:
+        result = await before_answer(exchange, result)
+    exchange.answered = result.answered or not result.final
+    return Reply(status=result.status, headers=result.headers, body=result.body, stream=result.stream)
+
+
+STAGES: tuple[Stage, ...] = (
+    find_gateway,
+    find_consumer,
+    authenticate_caller,
+    name_session,
+    start_trace,
+    require_llm,
+    check_plan,
+    list_models,
+    read_model_reference,
+    choose_candidates,
+    apply_reference,
+    pick_route,
+    run_pre_request,
+    detect_streaming,
+    call_upstream,
+)
+
+
+async def run(exchange: Exchange, services: ProxyServices) -> Reply:
+    """The answer to a request. Raises Refusal; cancellation means that the client left."""
+    for stage in STAGES:
+        reply = await stage(exchange, services)
+        if reply is not None:
+            return reply
+    raise AssertionError("the last stage always answers")

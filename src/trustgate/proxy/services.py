@@ -1,0 +1,76 @@
+"""What the proxy plane is made of, chosen by `app`: one object, handed to every stage."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+import msgspec
+import trio
+
+from trustgate.balance.health import HealthBook
+from trustgate.balance.hints import ComplexityScorer, SemanticHints
+from trustgate.identity.authenticate import IdentityServices
+from trustgate.limits.ops import Limits
+from trustgate.policies.plugin import Services as PolicyServices
+from trustgate.providers.services import Services as ProviderServices
+from trustgate.proxy.exchange import Exchange
+from trustgate.proxy.runtime import Runtimes
+from trustgate.proxy.session import Sessions
+from trustgate.view.gateway import Directory
+from trustgate.wire.client import Pool
+
+
+class ProxyConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """The environment's say on this plane (spec 02 §16). Times in seconds, sizes in bytes."""
+
+    version: str
+    base_domain: str
+    max_retries: int = 2
+    request_timeout_s: float = 60.0
+    header_timeout_s: float = 60.0
+    connect_timeout_s: float = 10.0
+    first_event_timeout_s: float = 300.0
+    stream_idle_timeout_s: float = 120.0
+    retry_base_delay_s: float = 0.1
+    retry_after_max_s: float = 5.0
+    max_response_bytes: int = 64 * 1024 * 1024
+    max_body_bytes: int = 8 * 1024 * 1024
+    plan_limit: bool = True
+    telemetry: bool = True
+
+
+class Observer(Protocol):
+    """Hears of every authenticated request once, when its answer and its late policies are over. Never suspends."""
+
+    def finished(self, exchange: Exchange) -> None: ...
+
+    def wants_body(self, exchange: Exchange) -> bool:
+        """Whether the answer's body will leave with the event, so that a stream's text must be kept."""
+        ...
+
+    def refused(self, exchange: Exchange) -> None:
+        """A request that ended before authentication: it counts in metrics, but has no event."""
+        ...
+
+
+class ProxyServices(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything a stage may use. `catch_up` brings the directory up to the log before a miss is believed."""
+
+    config: ProxyConfig
+    directory: Directory
+    catch_up: Callable[[], Awaitable[None]]
+    identity: IdentityServices
+    health: HealthBook
+    semantic: SemanticHints
+    scorer: ComplexityScorer
+    limits: Limits
+    sessions: Sessions
+    pool: Pool
+    providers: ProviderServices
+    policies: PolicyServices
+    runtimes: Runtimes
+    observer: Observer
+    background: trio.Nursery
+    readiness: Callable[[], dict[str, str]]
+    now: Callable[[], float]
