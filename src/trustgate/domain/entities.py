@@ -81,12 +81,15 @@ class LLMTarget(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class MCPTarget(msgspec.Struct, frozen=True, omit_defaults=True):
-    """An upstream MCP server. `auth` is `{"mode": M, ...}` (spec 05 §7.1)."""
+    """An upstream MCP server. `auth` is `{"mode": M, ...}` (spec 05 §7.1).
+
+    `headers` are strings; values of headers that carry credentials are secret references.
+    """
 
     url: str
     transport: str = "streamable-http"
     code: str = ""
-    headers: dict[str, str] = {}
+    headers: Json = {}
     auth: Json = {}
 
 
