@@ -1,0 +1,157 @@
+"""The admin plane as a Quart-Trio application: the life of an Admin API request (spec 01 §1).
+
+What lives here: dispatch in its order (preflight, authentication, route, access, body, handler) and the mapping of
+failures to answers. What must not: rules about objects (`domain`), the table of routes (`routes`).
+
+Quart gives the ASGI plumbing and bounded body reading. Its own routing is not used: this contract's (raw parameters,
+any case, 401 before 404 under one prefix) is `routes.find`.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Mapping
+from typing import Any
+
+import structlog
+from quart.ctx import RequestContext
+from quart_trio import QuartTrio
+from quart_trio.wrappers import TrioResponse
+from werkzeug.exceptions import RequestEntityTooLarge, RequestTimeout
+
+from trustgate.admin import routes
+from trustgate.admin.access import admit
+from trustgate.admin.answers import Error
+from trustgate.admin.bodies import BodyTooLarge
+from trustgate.admin.envelope import CORS, common_headers, request_id
+from trustgate.admin.errors import UpstreamUnavailable
+from trustgate.admin.exchange import Answer, Call, ControlPlane, json_answer, text_answer
+from trustgate.admin.lists import Query
+from trustgate.admin.rendering import GatewayRenderer
+from trustgate.admin.services import AdminServices
+from trustgate.admin.tokens import Authenticator, Identity
+from trustgate.domain.errors import DomainError
+from trustgate.store.errors import StoreUnavailable
+
+log = structlog.get_logger()
+
+AUTHENTICATED_PREFIX = "/v1/gateways"
+WITH_BODY = ("POST", "PUT", "DELETE", "PATCH")
+NOBODY = Identity(kind="tenant", tenant="")
+"""Stands for the caller on routes that ask for no token; owns nothing."""
+
+
+def create_app(control: ControlPlane, services: AdminServices) -> QuartTrio:
+    """The admin plane over `control`, as an ASGI application. Raises ValueError on unusable key material."""
+    return AdminApp(control, services)
+
+
+class AdminApp(QuartTrio):
+    """Answers every request itself; see the module's text."""
+
+    def __init__(self, control: ControlPlane, services: AdminServices) -> None:
+        super().__init__("trustgate.admin", static_folder=None)
+        settings = services.settings
+        self.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
+        self.config["BODY_TIMEOUT"] = settings.body_timeout_s
+        self._control = control
+        self._services = services
+        self._authenticator = Authenticator(settings)
+        self._cors = CORS(settings.cors)
+        self._render_gateway = GatewayRenderer(settings.version, settings.gateway_base_domain, settings.mcp_base_domain)
+        if settings.cors.allow_credentials and "*" in settings.cors.allow_origins:
+            log.warning("CORS credentials are off: they can't be combined with any origin")
+
+    async def full_dispatch_request(self, request_context: RequestContext | None = None) -> TrioResponse:
+        assert request_context is not None
+        request = request_context.request
+        headers = {name.lower(): value for name, value in request.headers.items()}
+        identifier = request_id(headers)
+        path = _raw_path(request.scope)
+        try:
+            answer = await self._answer(request, path, headers, identifier)
+        except Exception as failure:
+            answer = _failed(failure, request.method, path, identifier)
+        return _response(answer, common_headers(headers, identifier) + self._cors.headers(headers))
+
+    async def _answer(self, request: Any, path: str, headers: Mapping[str, str], identifier: str) -> Answer:
+        method: str = request.method
+        if (preflight := self._cors.preflight(method, headers)) is not None:
+            return preflight
+        identity: Identity | None = None
+        if path.lower().startswith(AUTHENTICATED_PREFIX):
+            identity = self._authenticator.identify(headers.get("authorization"))
+        found = routes.find(method, path)
+        if found is None:
+            return text_answer(404, f"Cannot {method} {path}")
+        if isinstance(found, routes.MethodNotAllowed):
+            return text_answer(405, "Method Not Allowed", (("Allow", found.allowed),))
+        operation = found.operation
+        if identity is None and operation.access != "open":
+            identity = self._authenticator.identify(headers.get("authorization"))
+        body: bytes = await request.get_data(as_text=False) if method in WITH_BODY else b""
+        params, state = await admit(operation, method, found.params, identity or NOBODY, self._control)
+        return await operation.handler(
+            Call(
+                control=self._control,
+                services=self._services,
+                render_gateway=self._render_gateway,
+                method=method,
+                path=path,
+                query=Query(request.query_string),
+                headers=headers,
+                body=body,
+                request_id=identifier,
+                identity=identity or NOBODY,
+                params=params,
+                state=state,
+            )
+        )
+
+
+def _raw_path(scope: Any) -> str:
+    """The path as it was sent: percent-encoding is not decoded."""
+    raw: bytes = scope.get("raw_path") or scope["path"].encode()
+    path = raw.decode("latin-1")
+    if not path.startswith("/"):  # absolute-form: http://host/path
+        path = "/" + path.partition("://")[2].partition("/")[2]
+    return path
+
+
+def _failed(failure: Exception, method: str, path: str, identifier: str) -> Answer:
+    """The answer to a failed request. Only what nobody foresaw is logged, without bodies or secrets."""
+    match failure:
+        case DomainError(status=status, code=code, message=message):
+            return json_answer(Error(code, message), status)
+        case RequestEntityTooLarge() | BodyTooLarge():
+            return text_answer(413, "Request Entity Too Large", (("Connection", "close"),))
+        case RequestTimeout():
+            return text_answer(408, "Request Timeout", (("Connection", "close"),))
+        case UpstreamUnavailable(reason=reason):
+            return json_answer({"error": f"mcp: upstream unavailable: {reason}"}, 502)
+        case StoreUnavailable():
+            log.error("the configuration store is unavailable", method=method, path=path, request_id=identifier)
+            return json_answer(Error("store_unavailable", "the configuration store is unavailable, try again"), 503)
+        case _:
+            log.error("unexpected failure", method=method, path=path, request_id=identifier, **_described(failure))
+            return json_answer({"error": "Internal server error"}, 500)
+
+
+def _described(failure: Exception) -> dict[str, Any]:
+    """Type and place of a failure. Its text and the frames' variables could hold bodies or secrets."""
+    frames = traceback.extract_tb(failure.__traceback__)
+    return {
+        "error": type(failure).__name__,
+        "frames": [f"{frame.filename.rpartition('trustgate/')[2]}:{frame.lineno} {frame.name}" for frame in frames],
+    }
+
+
+def _response(answer: Answer, headers: list[tuple[str, str]]) -> TrioResponse:
+    response = TrioResponse(answer.body, answer.status, content_type=answer.content_type)
+    if answer.content_type is None:
+        response.headers.pop("Content-Type", None)
+    if answer.status == 204:
+        response.headers.pop("Content-Length", None)
+    for name, value in (*headers, *answer.headers):
+        response.headers.add(name, value)
+    return response
