@@ -1,0 +1,425 @@
+"""The upstream connection pool: constant-time checkout per origin, bounded, with deadlines and retry of stale connections.
+
+Mutable state is in `Pool` (its origins) and `_OriginPool`; only methods of these two change it. One exchange on one
+connection is `upstream.py`. Redirects are never followed. Timeouts: spec 02 §8.4.
+"""
+
+import os
+import ssl
+from collections import deque
+from collections.abc import AsyncIterator, Mapping, Sequence
+from types import TracebackType
+from typing import Final
+from urllib.parse import quote, urlsplit
+
+import msgspec
+import trio
+
+from trustgate.wire.decompress import Decoder, decoder_for
+from trustgate.wire.dial import Dialer, Proxies
+from trustgate.wire.errors import BodyTooLarge, PeerClosed, QueueFull, TimedOut
+from trustgate.wire.sockets import HangupWatcher
+from trustgate.wire.upstream import NEVER, Upstream, request_head
+
+Field = tuple[bytes, bytes]
+
+_SWEEP_S: Final = 0.05
+_STALE_WINDOW_S: Final = 1.0
+"""A reused connection that dies unanswered within this time of the request was most likely closed while idle."""
+_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+
+
+class Origin(msgspec.Struct, frozen=True):
+    scheme: str
+    host: str
+    port: int
+
+    @staticmethod
+    def parse(url: str) -> "tuple[Origin, str]":
+        """The origin and the request target (path and query) of an absolute URL. Raises ValueError."""
+        parts = urlsplit(url)
+        scheme = parts.scheme.lower()
+        if scheme not in _DEFAULT_PORTS or not parts.hostname:
+            raise ValueError("not an absolute http or https URL")
+        target = quote(parts.path or "/", safe="/%:@!$&'()*+,;=~-._")
+        if parts.query:
+            target += "?" + quote(parts.query, safe="/%:@!$&'()*+,;=~-._?")
+        return Origin(scheme, parts.hostname.lower(), parts.port or _DEFAULT_PORTS[scheme]), target
+
+    @property
+    def authority(self) -> bytes:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        if self.port != _DEFAULT_PORTS[self.scheme]:
+            host = f"{host}:{self.port}"
+        return host.encode("idna") if not host.isascii() else host.encode("ascii")
+
+
+class Deadlines(msgspec.Struct, frozen=True):
+    """Seconds. `first_byte_s` runs from the start of sending to the response head; `between_s` bounds each wait for
+    body bytes; `total_s` runs from the call to the end of the body. Checked every 50 ms."""
+
+    connect_s: float = 10.0
+    first_byte_s: float = 60.0
+    between_s: float | None = None
+    total_s: float | None = None
+
+
+class PoolConfig(msgspec.Struct, frozen=True):
+    max_idle_per_origin: int = 20
+    idle_timeout_s: float = 60.0
+    max_connections_per_origin: int = 1024
+    max_queue_per_origin: int = 4096
+    dns_ttl_s: float = 10.0
+    ca_file: str = ""
+    """PEM file with additional trusted authorities."""
+    verify_tls: bool = True
+    environment: Mapping[str, str] | None = None
+    """Where HTTP_PROXY, HTTPS_PROXY and NO_PROXY are looked up; None: the process environment."""
+    use_proxies: bool = True
+
+
+class OriginStatistics(msgspec.Struct, frozen=True):
+    busy: int
+    idle: int
+    waiting: int
+
+
+class PoolStatistics(msgspec.Struct, frozen=True):
+    busy: int
+    idle: int
+    waiting: int
+    dialled: int
+    reused: int
+    retried: int
+    timed_out: int
+    queue_full: int
+    origins: Mapping[Origin, OriginStatistics]
+
+
+class _OriginPool:
+    """Connections of one origin. `idle` is a stack: the most recently used is taken, the oldest expires."""
+
+    __slots__ = ("busy", "host", "idle", "origin", "waiting")
+
+    def __init__(self, origin: Origin) -> None:
+        self.origin = origin
+        self.host = origin.authority
+        self.idle: deque[Upstream] = deque()
+        self.busy = 0
+        self.waiting: deque[trio.Event] = deque()
+
+
+class Response:
+    """The head has arrived; the body is still on the connection. Use as an async context manager, or read it to the end.
+
+    A response that was read to its end has given its connection back; closing it earlier closes the socket.
+    """
+
+    __slots__ = ("_between_s", "_connection", "_decoder", "_origin", "_pool", "headers", "status")
+
+    def __init__(self, pool: "Pool", origin: _OriginPool, connection: Upstream, between_s: float | None) -> None:
+        self.status = connection.status
+        self.headers = connection.headers
+        self._pool = pool
+        self._origin = origin
+        self._connection: Upstream | None = connection
+        self._between_s = between_s
+        encoding = self.header(b"content-encoding")
+        try:
+            self._decoder: Decoder | None = None if encoding is None else decoder_for(encoding)
+        except BaseException:
+            self.close()
+            raise
+
+    def header(self, name: bytes) -> bytes | None:
+        """The first value of a header, by lower-case name."""
+        for known, value in self.headers:
+            if known == name:
+                return value
+        return None
+
+    async def read(self, max_bytes: int) -> bytes:
+        """The whole decoded body. Raises BodyTooLarge beyond `max_bytes`, or what broke the exchange."""
+        connection = self._connection
+        if connection is None:
+            return b""
+        if self._decoder is None and connection.complete:  # the usual answer came in one piece
+            parts = connection.parts
+            self._finish()
+            body = parts[0] if len(parts) == 1 else b"".join(parts)
+            if len(body) > max_bytes:
+                raise BodyTooLarge("response body too large")
+            return body
+        pieces: list[bytes] = []
+        size = 0
+        async for piece in self.chunks():
+            size += len(piece)
+            if size > max_bytes:
+                self.close()
+                raise BodyTooLarge("response body too large")
+            pieces.append(piece)
+        return b"".join(pieces)
+
+    async def next_chunk(self) -> bytes:
+        """The body bytes that have arrived (joined), waiting for some if there are none; b"" is the end.
+
+        The cheap form of `chunks`: what arrived together comes together, so it can leave in one write.
+        Content-Encoding is not undone here (use `chunks` when `decoded` matters).
+        """
+        connection = self._connection
+        if connection is None:
+            return b""
+        parts = connection.parts
+        while not parts:
+            if connection.complete:
+                self._finish()
+                return b""
+            if self._between_s is not None:
+                connection.phase = "between"
+                connection.deadline = min(trio.current_time() + self._between_s, connection.total_deadline)
+            try:
+                await connection.read_some()
+            except BaseException:
+                self.close()
+                raise
+            parts = connection.parts
+        connection.parts = []
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """Decoded body pieces in order. Ends normally only when the body is complete."""
+        decoder = self._decoder
+        while data := await self.next_chunk():
+            if decoder is None:
+                yield data
+                continue
+            try:
+                for piece in decoder.feed(data):
+                    yield piece
+            except BaseException:
+                self.close()
+                raise
+        if decoder is not None:
+            decoder.finish()
+
+    def _finish(self) -> None:
+        connection = self._connection
+        if connection is not None:
+            self._connection = None
+            self._pool.release(self._origin, connection)
+
+    def close(self) -> None:
+        """Give the connection back if the body is complete, close its socket otherwise. Never blocks."""
+        connection = self._connection
+        if connection is not None:
+            self._connection = None
+            if not connection.complete:
+                connection.close()
+            self._pool.release(self._origin, connection)
+
+    async def aclose(self) -> None:
+        self.close()
+
+    async def __aenter__(self) -> "Response":
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Pool:
+    """Use as an async context manager; leaving it closes every connection."""
+
+    def __init__(self, config: PoolConfig | None = None) -> None:
+        self.config = config or PoolConfig()
+        context = ssl.create_default_context()
+        if self.config.ca_file:
+            context.load_verify_locations(cafile=self.config.ca_file)
+        if not self.config.verify_tls:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        context.set_alpn_protocols(["http/1.1"])
+        environment = os.environ if self.config.environment is None else self.config.environment
+        proxies = Proxies.from_environment(environment) if self.config.use_proxies else Proxies()
+        self._dialer = Dialer(tls=context, proxies=proxies, dns_ttl_s=self.config.dns_ttl_s)
+        self._origins: dict[Origin, _OriginPool] = {}
+        self._active: set[Upstream] = set()
+        self._watcher = HangupWatcher()
+        self._nursery_manager = trio.open_nursery()
+        self._nursery: trio.Nursery | None = None
+        self._dialled = self._reused = self._retried = self._timed_out = self._queue_full = 0
+
+    async def __aenter__(self) -> "Pool":
+        self._nursery = await self._nursery_manager.__aenter__()
+        self._nursery.start_soon(self._watcher.run)
+        self._nursery.start_soon(self._sweep)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        assert self._nursery is not None
+        self._nursery.cancel_scope.cancel()
+        for pool in self._origins.values():
+            while pool.idle:
+                pool.idle.pop().close()
+        for connection in tuple(self._active):
+            connection.close()
+        await self._nursery_manager.__aexit__(kind, error, traceback)
+
+    def statistics(self) -> PoolStatistics:
+        origins = {
+            origin: OriginStatistics(busy=pool.busy, idle=len(pool.idle), waiting=len(pool.waiting))
+            for origin, pool in self._origins.items()
+        }
+        return PoolStatistics(
+            busy=sum(pool.busy for pool in origins.values()),
+            idle=sum(pool.idle for pool in origins.values()),
+            waiting=sum(pool.waiting for pool in origins.values()),
+            dialled=self._dialled,
+            reused=self._reused,
+            retried=self._retried,
+            timed_out=self._timed_out,
+            queue_full=self._queue_full,
+            origins=origins,
+        )
+
+    async def request(
+        self,
+        method: str,
+        origin: Origin,
+        target: str,
+        headers: Sequence[Field],
+        body: bytes,
+        deadlines: Deadlines,
+    ) -> Response:
+        """Send a request and return once the final response head has arrived.
+
+        Host and Content-Length are added. Raises a `WireError`. Cancellation closes the socket at once.
+        A reused connection that the peer turns out to have closed, unanswered, is replaced once by a fresh one.
+        """
+        pool = self._origins.get(origin)
+        if pool is None:
+            pool = self._origins[origin] = _OriginPool(origin)
+        head = request_head(method, target, pool.host, headers, len(body))
+        start = trio.current_time()
+        total_deadline = NEVER if deadlines.total_s is None else start + deadlines.total_s
+        fresh = False
+        while True:
+            connection = await self._checkout(pool, deadlines, total_deadline, fresh=fresh)
+            sent_at = trio.current_time()
+            connection.total_deadline = total_deadline
+            connection.deadline = min(sent_at + deadlines.first_byte_s, total_deadline)
+            try:
+                await connection.exchange(head, body, bodyless=method == "HEAD")
+            except PeerClosed:
+                self.release(pool, connection)
+                stale = connection.uses > 1 and connection.unanswered
+                if fresh or not stale or trio.current_time() - sent_at > _STALE_WINDOW_S:
+                    raise
+                self._retried += 1
+                fresh = True
+                continue
+            except BaseException:
+                self.release(pool, connection)
+                raise
+            connection.phase = "total"
+            connection.deadline = total_deadline
+            return Response(self, pool, connection, deadlines.between_s)
+
+    async def _checkout(
+        self, pool: _OriginPool, deadlines: Deadlines, total_deadline: float, *, fresh: bool
+    ) -> Upstream:
+        if pool.busy >= self.config.max_connections_per_origin:
+            await self._wait_for_turn(pool, deadlines, total_deadline)
+        else:
+            pool.busy += 1
+        if pool.idle and not fresh:
+            connection = pool.idle.pop()
+            self._reused += 1
+            self._active.add(connection)
+            return connection
+        try:
+            limit = min(deadlines.connect_s, total_deadline - trio.current_time())
+            try:
+                with trio.fail_after(max(0.0, limit)):
+                    origin = pool.origin
+                    sock = await self._dialer.dial(origin.scheme, origin.host, origin.port)
+            except trio.TooSlowError:
+                self._timed_out += 1
+                raise TimedOut("connect" if limit == deadlines.connect_s else "total") from None
+        except BaseException:
+            self._leave(pool)
+            raise
+        self._dialled += 1
+        connection = Upstream(sock, self._watcher, trio.current_time())
+        self._watcher.watch(sock, lambda: self._hung_up(pool, connection))
+        self._active.add(connection)
+        return connection
+
+    async def _wait_for_turn(self, pool: _OriginPool, deadlines: Deadlines, total_deadline: float) -> None:
+        """Wait in line for a slot, which the leaving request hands over (`busy` stays as it is)."""
+        if len(pool.waiting) >= self.config.max_queue_per_origin:
+            self._queue_full += 1
+            raise QueueFull("too many requests wait for this origin")
+        turn = trio.Event()
+        pool.waiting.append(turn)
+        limit = min(deadlines.connect_s, total_deadline - trio.current_time())
+        try:
+            with trio.fail_after(max(0.0, limit)):
+                await turn.wait()
+        except BaseException as error:
+            if turn.is_set():
+                self._leave(pool)
+            else:
+                pool.waiting.remove(turn)
+            if isinstance(error, trio.TooSlowError):
+                self._timed_out += 1
+                raise TimedOut("queue") from None
+            raise
+
+    def _leave(self, pool: _OriginPool) -> None:
+        if pool.waiting:
+            pool.waiting.popleft().set()
+        else:
+            pool.busy -= 1
+
+    def release(self, pool: _OriginPool, connection: Upstream) -> None:
+        """Take a connection back after its exchange: to the idle stack when it can serve again."""
+        self._active.discard(connection)
+        if connection.reusable and len(pool.idle) < self.config.max_idle_per_origin:
+            connection.deadline = NEVER
+            connection.parts = []
+            connection.idle_since = trio.current_time()
+            pool.idle.append(connection)
+        else:
+            connection.close()
+        self._leave(pool)
+
+    def _hung_up(self, pool: _OriginPool, connection: Upstream) -> None:
+        connection.hung_up = True
+        if connection not in self._active and not connection.closed:
+            try:
+                pool.idle.remove(connection)
+            except ValueError:
+                return
+            connection.close()
+
+    async def _sweep(self) -> None:
+        """All deadlines of all exchanges, and the expiry of idle connections and empty origins."""
+        while True:
+            await trio.sleep(_SWEEP_S)
+            now = trio.current_time()
+            for connection in tuple(self._active):
+                if connection.deadline <= now and not connection.closed:
+                    self._timed_out += 1
+                    total = connection.deadline >= connection.total_deadline
+                    connection.expire("total" if total else connection.phase)
+            oldest = now - self.config.idle_timeout_s
+            for origin, pool in tuple(self._origins.items()):
+                while pool.idle and pool.idle[0].idle_since <= oldest:
+                    pool.idle.popleft().close()
+                if not pool.idle and not pool.busy:
+                    del self._origins[origin]

@@ -1,0 +1,141 @@
+"""Request heads, sans-IO: the strict grammar of RFC 9112 as one regular expression, and the framing rules of its §6.
+
+Strict by construction: bare LF, obs-fold, space before the colon, control bytes and unknown versions do not match.
+Refusals carry one of a few fixed texts and never a byte of the input. Nothing here reads bodies.
+"""
+
+import re
+from typing import Final
+
+import msgspec
+
+METHODS: Final = frozenset(
+    {b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS", b"CONNECT", b"TRACE", b"QUERY"}
+)
+
+_TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
+_HEAD: Final = re.compile(
+    rb"("
+    + _TOKEN
+    + rb"++) ([\x21-\x7e\x80-\xff]++) HTTP/1\.([01])\r\n((?:"
+    + _TOKEN
+    + rb"++:[\t\x20-\x7e\x80-\xff]*+\r\n)*+)\r\n"
+)
+_FIELD: Final = re.compile(rb"([^:]++):([^\r]*+)\r\n")
+_VERSION_LINE: Final = re.compile(_TOKEN + rb"++ [\x21-\x7e\x80-\xff]++ HTTP/\d(?:\.\d)?\r\n")
+_PLAUSIBLE_START: Final = re.compile(_TOKEN + rb"++(?: |\Z)")
+_SINGLE: Final = (b"host", b"content-length", b"transfer-encoding")
+
+Field = tuple[bytes, bytes]
+
+
+class Refused(Exception):
+    """The request is answered with `status` and the fixed `text`, then the connection is closed."""
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(text)
+        self.status = status
+        self.text = text
+
+
+class RequestHead(msgspec.Struct, gc=False):
+    """One parsed head. `length` is the declared body length; None means chunked."""
+
+    method: bytes
+    target: bytes
+    http_10: bool
+    headers: list[Field]
+    length: int | None
+    keep_alive: bool
+    expects_continue: bool
+    end: int
+    """Offset of the first byte after the head."""
+
+
+def bad_request(text: str = "Bad Request") -> Refused:
+    return Refused(400, text)
+
+
+def check_incomplete(data: bytes) -> None:
+    """Refuse early what can never become a valid head, so that garbage does not wait for a timeout."""
+    if not _PLAUSIBLE_START.match(data):
+        raise bad_request()
+    if data.count(b"\n") != data.count(b"\r\n"):
+        raise bad_request()
+
+
+def parse(data: bytes) -> RequestHead:
+    """Parse the head at the start of `data`, which must contain the blank line that ends it."""
+    match = _HEAD.match(data)
+    if match is None:
+        version = _VERSION_LINE.match(data)
+        if version is not None and b" HTTP/1." not in version[0]:
+            raise Refused(505, "HTTP Version Not Supported")
+        raise bad_request()
+    method, target, minor, block = match.groups()
+    if method not in METHODS:
+        raise bad_request("Invalid http method")
+    headers = [(name.lower(), value.strip(b" \t")) for name, value in _FIELD.findall(block)]
+    fields = dict(headers)
+    if len(fields) != len(headers):
+        _check_duplicates(headers)
+    http_10 = minor == b"0"
+    if b"host" not in fields and not http_10:
+        raise bad_request("Missing Host header")
+    if target[0] != 47 and target != b"*" and method != b"CONNECT":
+        target = _origin_form(target, headers)
+    connection = fields.get(b"connection")
+    return RequestHead(
+        method=method,
+        target=target,
+        http_10=http_10,
+        headers=headers,
+        length=_body_length(fields, http_10),
+        keep_alive=not http_10 and (connection is None or b"close" not in connection.lower()),
+        expects_continue=b"expect" in fields and _expects_continue(fields[b"expect"], http_10),
+        end=match.end(),
+    )
+
+
+def _check_duplicates(headers: list[Field]) -> None:
+    # RFC 9112 §3.2 (Host) and §6.3 (framing): a recipient that guesses which one counts can be smuggled through.
+    names = [name for name, _ in headers]
+    if any(names.count(name) > 1 for name in _SINGLE):
+        raise bad_request()
+
+
+def _body_length(fields: dict[bytes, bytes], http_10: bool) -> int | None:
+    length = fields.get(b"content-length")
+    encoding = fields.get(b"transfer-encoding")
+    if encoding is not None:
+        if length is not None or http_10:
+            raise bad_request()
+        if encoding.lower() != b"chunked":
+            raise Refused(501, "Not Implemented")
+        return None
+    if length is None:
+        return 0
+    if not length.isdigit() or len(length) > 18:
+        raise bad_request("Invalid Content-Length")
+    return int(length)
+
+
+def _expects_continue(value: bytes, http_10: bool) -> bool:
+    if value.lower() != b"100-continue":
+        raise Refused(417, "Expectation Failed")
+    return not http_10  # RFC 9110 §10.1.1: ignored from an HTTP/1.0 client
+
+
+def _origin_form(target: bytes, headers: list[Field]) -> bytes:
+    """Absolute-form: its authority replaces Host (RFC 9112 §3.2.2), the rest is the target."""
+    scheme, mark, rest = target.partition(b"://")
+    if not mark or scheme.lower() not in (b"http", b"https"):
+        raise bad_request()
+    cut = min((at for at in (rest.find(b"/"), rest.find(b"?")) if at >= 0), default=len(rest))
+    authority, path = rest[:cut], rest[cut:]
+    if not authority or b"@" in authority:
+        raise bad_request()
+    for index, (name, _) in enumerate(headers):
+        if name == b"host":
+            headers[index] = (name, authority)
+    return path if path.startswith(b"/") else b"/" + path

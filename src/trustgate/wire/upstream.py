@@ -1,0 +1,219 @@
+"""One upstream connection: write a request, read one response at a time (parsed by httptools).
+
+The pool owns connections (`client.py`); making them is `dial.py`. A connection belongs to exactly one request between
+checkout and release. Deadlines are plain attributes that the pool's sweeper compares with the clock.
+"""
+
+import socket
+import ssl
+from collections.abc import Sequence
+from typing import Any, Final
+
+import httptools
+import trio
+
+from trustgate.wire import sockets
+from trustgate.wire.errors import PeerClosed, Phase, ProtocolError, TimedOut, TlsFailed
+
+Field = tuple[bytes, bytes]
+
+NEVER: Final = float("inf")
+MAX_HEAD_BYTES: Final = 128 * 1024
+MAX_INTERIM: Final = 16
+"""1xx answers accepted before the final one."""
+_READ_BYTES: Final = 65536
+
+
+class Upstream:
+    """Mutable state: everything is written by the request that holds the connection, except `timed_out`, which the
+    sweeper sets just before it closes the socket."""
+
+    def __init__(self, sock: socket.socket, watcher: sockets.HangupWatcher, now: float) -> None:
+        self.sock = sock
+        self._watcher = watcher
+        self.idle_since = now
+        self.deadline = NEVER
+        self.total_deadline = NEVER
+        self.phase: Phase = "send"
+        self.timed_out: Phase | None = None
+        self.uses = 0
+        self.closed = False
+        self.hung_up = False
+        # The response being parsed.
+        self.status = 0
+        self.headers: list[Field] = []
+        self.has_head = False
+        self.complete = False
+        self.keep_alive = False
+        self.parts: list[bytes] = []
+        self._bodyless = False
+        self._interim = 0
+        self._head_bytes = 0
+        self._received = False
+        self._parser: Any = httptools.HttpResponseParser(self)
+
+    # -- httptools callbacks -------------------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        if self.complete:
+            raise ProtocolError("bytes after the end of the response")
+        self.headers = []
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        status: int = self._parser.get_status_code()
+        if status < 200:
+            self._interim += 1
+            if self._interim > MAX_INTERIM or status == 101:
+                raise ProtocolError("unexpected interim response")
+            return
+        self.status = status
+        self.has_head = True
+        self.keep_alive = self._parser.should_keep_alive()
+
+    def on_body(self, data: bytes) -> None:
+        self.parts.append(data)
+
+    def on_message_complete(self) -> None:
+        if self.has_head:
+            self.complete = True
+
+    # -- one exchange --------------------------------------------------------------------------------------------
+
+    @property
+    def reusable(self) -> bool:
+        return self.complete and self.keep_alive and not self.closed and not self.hung_up and not self._bodyless
+
+    @property
+    def unanswered(self) -> bool:
+        """Not a single byte of the response has arrived."""
+        return not self._received
+
+    async def exchange(self, head: bytes, body: bytes, *, bodyless: bool) -> None:
+        """Send the request and read until the response head is there. Closes the connection on any failure."""
+        self.uses += 1
+        self.status = 0
+        self.headers = []
+        self.has_head = self.complete = self.keep_alive = self._received = False
+        self.parts = []
+        self._bodyless = bodyless
+        self._interim = self._head_bytes = 0
+        broken: Exception | None = None
+        try:
+            self.phase = "first_byte"
+            # One segment for the usual small request; a large body is not copied.
+            data = head + body if len(body) < _READ_BYTES else head
+            await self._send(data)
+            if data is head and body:
+                await self._send(body)
+        except (OSError, trio.ClosedResourceError) as error:
+            # The peer may have answered early and stopped reading (413): look for its answer.
+            broken = error
+        except BaseException:
+            self.close()
+            raise
+        try:
+            while not self.has_head:
+                await self._read_head(broken)
+        except BaseException:
+            self.close()
+            raise
+        if broken is not None:
+            self.keep_alive = False
+        if bodyless:
+            self.complete = True
+
+    async def _send(self, data: bytes) -> None:
+        sent = sockets.send_now(self.sock, data)
+        if sent == len(data):
+            return
+        view = memoryview(data)
+        while sent < len(data):
+            sent += await sockets.send_some(self.sock, view[sent:])
+
+    async def _read_head(self, broken: Exception | None) -> None:
+        try:
+            data = await sockets.receive(self.sock, _READ_BYTES)
+        except (OSError, trio.ClosedResourceError) as error:
+            raise self._failure(broken or error) from error
+        if not data:
+            raise self._failure(broken)
+        self._received = True
+        self._head_bytes += len(data)
+        self._feed(data)
+        if not self.has_head and self._head_bytes > MAX_HEAD_BYTES:
+            raise ProtocolError("response head too large")
+
+    def _feed(self, data: bytes) -> None:
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserCallbackError as error:
+            if isinstance(error.__context__, ProtocolError):
+                raise error.__context__ from error
+            raise ProtocolError("invalid response") from error
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            raise ProtocolError("invalid response") from error
+
+    def _failure(self, error: Exception | None) -> Exception:
+        if self.timed_out is not None:
+            return TimedOut(self.timed_out)
+        if isinstance(error, ssl.SSLError):
+            return TlsFailed(error.reason or "TLS failed")
+        text = "connection reset by peer" if isinstance(error, ConnectionResetError) else "connection closed by peer"
+        return PeerClosed(text, answered=self.has_head)
+
+    async def read_some(self) -> None:
+        """Read more of the body into `parts` (possibly nothing); sets `complete` at its end."""
+        try:
+            data = await sockets.receive(self.sock, _READ_BYTES)
+        except (OSError, trio.ClosedResourceError) as error:
+            self.close()
+            raise self._failure(error) from error
+        except BaseException:
+            self.close()
+            raise
+        if data:
+            try:
+                self._feed(data)
+            except BaseException:
+                self.close()
+                raise
+            return
+        self.close()
+        if not self._ends_with_connection():
+            raise self._failure(None)
+        self.complete = True
+
+    def _ends_with_connection(self) -> bool:
+        names = [name for name, _ in self.headers]
+        if b"transfer-encoding" in names:
+            encodings = [value.lower() for name, value in self.headers if name == b"transfer-encoding"]
+            return not encodings[-1].endswith(b"chunked")
+        return b"content-length" not in names
+
+    def expire(self, phase: Phase) -> None:
+        """Called by the sweeper: wakes the holder with `TimedOut`."""
+        self.timed_out = phase
+        self.close()
+
+    def close(self) -> None:
+        if not self.closed:
+            self.closed = True
+            self._watcher.forget(self.sock)
+            sockets.close(self.sock)
+
+
+def request_head(method: str, target: str, host: bytes, headers: Sequence[Field], length: int) -> bytes:
+    """The bytes of a request head. Names go out as given; Host and Content-Length are ours."""
+    lines = [b"%b %b HTTP/1.1\r\nhost: %b\r\n" % (method.encode("ascii"), target.encode("ascii"), host)]
+    for name, value in headers:
+        if b"\n" in value or b"\r" in value or b"\0" in value or b"\n" in name or b":" in name or b" " in name:
+            raise ValueError("invalid request header")
+        lines.append(b"%b: %b\r\n" % (name, value))
+    if length or method not in ("GET", "HEAD"):
+        lines.append(b"content-length: %d\r\n\r\n" % length)
+    else:
+        lines.append(b"\r\n")
+    return b"".join(lines)
