@@ -1,0 +1,128 @@
+"""Answers of Bedrock's InvokeModel: error bodies, token counts in headers, binary event streams (spec 03 §8.3, §11).
+
+What lives here: bytes that came from AWS turned into what the other rooms read. Frames are parsed by botocore, which is
+loaded on first use. What must not: signing.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from trustgate.providers.errors import StreamBroken
+
+if TYPE_CHECKING:
+    from trustgate.providers.prepared import Relay
+
+METRICS = "amazon-bedrock-invocationMetrics"
+_COUNTS = (
+    (b"x-amzn-bedrock-input-token-count", "inputTokenCount"),
+    (b"x-amzn-bedrock-output-token-count", "outputTokenCount"),
+)
+MAX_FRAME = 24 << 20
+"""Bytes of one message at most; the protocol's own limit is 24 MiB."""
+
+
+class _Error(msgspec.Struct):
+    message: str = ""
+    message_upper: str = msgspec.field(default="", name="Message")
+    type_: str = msgspec.field(default="", name="__type")
+    code: str = ""
+
+
+def error_code(kind: str) -> str:
+    """The bare code of an AWS error type such as `com.amazonaws#ThrottlingException:http://...`."""
+    return kind.split(":", 1)[0].rpartition("#")[2].strip()
+
+
+def error_body(status: int, body: bytes, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """`{"error": code, "message": text}` from an AWS error, `{"message": text}` when it does not have that shape."""
+    kind = next((value.decode("latin-1") for name, value in headers if name == b"x-amzn-errortype"), "")
+    try:
+        error = msgspec.json.decode(body, type=_Error)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        error = _Error(message=body.decode("utf-8", "replace")[:1024])
+    code = error_code(kind or error.type_ or error.code)
+    message = error.message or error.message_upper
+    answer = {"error": code, "message": message} if code else {"message": message or f"upstream status {status}"}
+    return msgspec.json.encode(answer)
+
+
+def with_token_counts(body: bytes, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """`body` with the token counts of the headers spliced in, unless it brings its own."""
+    counts: dict[str, int] = {}
+    for name, value in headers:
+        for header, member in _COUNTS:
+            if name == header and value.strip().isdigit():
+                counts[member] = int(value)
+    if not counts:
+        return body
+    try:
+        members = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return body
+    if METRICS in members:
+        return body
+    return msgspec.json.encode({**members, METRICS: counts})
+
+
+class FrameRelay:
+    """Unwraps `chunk` events into the SSE lines that the relay inside reads.
+
+    `feed` raises `StreamBroken` for an exception frame or for bytes that are no frames.
+    """
+
+    def __init__(self, inner: Relay) -> None:
+        from botocore.eventstream import EventStreamBuffer
+
+        self._inner = inner
+        self._buffer: Any = EventStreamBuffer()
+        self._pending = 0
+
+    @property
+    def observed(self) -> Any:
+        return self._inner.observed
+
+    @property
+    def done(self) -> bool:
+        return self._inner.done
+
+    @property
+    def text(self) -> str:
+        return self._inner.text
+
+    def feed(self, data: bytes) -> bytes:
+        from botocore.eventstream import ParserError
+
+        self._buffer.add_data(data)
+        self._pending += len(data)
+        lines: list[bytes] = []
+        try:
+            for message in self._buffer:
+                self._pending = 0
+                lines.append(self._line(message))
+        except ParserError:
+            raise StreamBroken("the event stream cannot be read") from None
+        if self._pending > MAX_FRAME:
+            raise StreamBroken("a message of the event stream is too long")
+        return self._inner.feed(b"".join(lines)) if lines else b""
+
+    def end(self) -> bytes:
+        return self._inner.end()
+
+    @staticmethod
+    def _line(message: Any) -> bytes:
+        headers = message.headers
+        if headers.get(":message-type") in ("exception", "error"):
+            raise StreamBroken(str(headers.get(":exception-type") or headers.get(":error-code") or "exception"))
+        if headers.get(":event-type") != "chunk":
+            return b""
+        try:
+            chunk = base64.b64decode(msgspec.json.decode(message.payload, type=dict[str, Any])["bytes"], validate=True)
+        except (msgspec.DecodeError, KeyError, TypeError, binascii.Error):
+            raise StreamBroken("a chunk of the event stream cannot be read") from None
+        return b"data: " + b" ".join(chunk.splitlines()) + b"\n\n"

@@ -1,0 +1,95 @@
+"""One upstream attempt, ready to be sent, and the way back of its answer.
+
+What lives here: the value that `prepare` makes and what the proxy does with an answer: bring it into the client's
+format, observe it, relay a stream. What must not: sending, retrying, headers of the client's answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol
+
+import msgspec
+
+from trustgate.formats import translate
+from trustgate.formats.canonical import Observed
+from trustgate.formats.errors import DecodeError
+from trustgate.formats.streams import StreamRelay
+from trustgate.providers import aws_answers, embeddings
+from trustgate.providers.credentials import Headers
+from trustgate.wire.client import Origin
+
+HeaderPairs = Iterable[tuple[bytes, bytes]]
+
+
+class Relay(Protocol):
+    """The way of a streamed answer to the client: upstream bytes in any chunking go in, bytes for the client come out.
+
+    `done` tells that the dialect's terminator was seen; `observed` and `text` are what was read so far.
+    """
+
+    @property
+    def observed(self) -> Observed: ...
+    @property
+    def done(self) -> bool: ...
+    @property
+    def text(self) -> str: ...
+
+    def feed(self, data: bytes) -> bytes: ...
+    def end(self) -> bytes: ...
+
+
+class Prepared(msgspec.Struct, kw_only=True):
+    """`method` is always POST. `untranslated` names the client's members that the wire format cannot say."""
+
+    provider: str
+    client_format: str
+    wire_format: str
+    sent_model: str
+    origin: Origin
+    target: str
+    headers: Headers
+    body: bytes
+    same_wire: bool = True
+    frames: bool = False
+    untranslated: tuple[str, ...] = ()
+    wanted: embeddings.Wanted | None = None
+
+    method = "POST"
+
+    def decode(self, status: int, body: bytes, headers: HeaderPairs = ()) -> bytes:
+        """The client's body of a buffered answer.
+
+        A success is translated, or comes back as it is when it cannot be read. An error stays in the provider's own
+        dialect; only Bedrock's is brought into the shape `{"error", "message"}`.
+        """
+        if self.frames:
+            if not 200 <= status < 300:
+                return aws_answers.error_body(status, body, headers)
+            body = aws_answers.with_token_counts(body, headers)
+        if self.same_wire or not 200 <= status < 300:
+            return body
+        if self.wanted is not None:
+            codec = embeddings.CODECS[self.wire_format]
+            try:
+                return embeddings.write_answer(codec.decode(body), self.wanted)
+            except (msgspec.DecodeError, UnicodeDecodeError):
+                return body
+        try:
+            return translate.translate_response(self.client_format, self.wire_format, body)
+        except DecodeError:
+            return body
+
+    def observe(self, body: bytes, headers: HeaderPairs = ()) -> Observed:
+        """What a successful upstream body (before `decode`) tells: id, model, finish reason, usage."""
+        if self.frames:
+            body = aws_answers.with_token_counts(body, headers)
+        if self.client_format == embeddings.CLIENT_FORMAT:
+            model, usage = embeddings.usage_of(body if self.same_wire else self.decode(200, body, headers))
+            return Observed(model=model, usage=usage)
+        return translate.observe_response(self.wire_format, body)
+
+    def relay(self) -> Relay:
+        """A fresh relay for a streamed answer of status 2xx."""
+        relay = StreamRelay(self.client_format, self.wire_format)
+        return aws_answers.FrameRelay(relay) if self.frames else relay

@@ -1,0 +1,7 @@
+"""xAI: chat completions in the OpenAI shape (spec 03 §10)."""
+
+from __future__ import annotations
+
+from trustgate.providers.provider import openai_shaped
+
+PROVIDER = openai_shaped("xai", "xAI", "https://api.x.ai/v1", "/v1", wire="xai")
