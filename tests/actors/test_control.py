@@ -1,0 +1,266 @@
+"""Commands become events, states and answers; several processes share one store."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import pytest
+import trio
+from tests.actors import world
+from tests.actors.world import KEY, AnyCatalog, Target
+
+from trustgate.actors import ControlPlane, Follower
+from trustgate.domain.entities import GatewayState
+from trustgate.domain.errors import DomainError
+from trustgate.store import EventStore, open_store
+
+
+class Plane:
+    """A data plane that only remembers what it was told."""
+
+    def __init__(self, store: EventStore) -> None:
+        self.states: dict[str, GatewayState] = {}
+        self.follower = Follower(store, self.put)
+
+    def put(self, gateway_id: str, state: GatewayState | None, position: int) -> None:
+        if state is None:
+            self.states.pop(gateway_id, None)
+        else:
+            self.states[gateway_id] = state
+
+
+class Process:
+    """What one process has of the control plane and the data plane."""
+
+    def __init__(self, store: EventStore, control: ControlPlane | None, plane: Plane | None) -> None:
+        self.store = store
+        self._control = control
+        self._plane = plane
+
+    @property
+    def control(self) -> ControlPlane:
+        assert self._control is not None
+        return self._control
+
+    @property
+    def plane(self) -> Plane:
+        assert self._plane is not None
+        return self._plane
+
+
+@asynccontextmanager
+async def process(
+    target: Target, *, admin: bool = True, proxy: bool = True, barrier_timeout_s: float = 5.0
+) -> AsyncIterator[Process]:
+    async with AsyncExitStack() as stack:
+        store = await stack.enter_async_context(open_store(target, KEY))
+        nursery = await stack.enter_async_context(trio.open_nursery())
+        plane = Plane(store) if proxy else None
+        if plane is not None:
+            await nursery.start(plane.follower.run)
+        control = None
+        if admin:
+            follower = plane.follower if plane else None
+            control = ControlPlane(store, AnyCatalog(), follower, barrier_timeout_s=barrier_timeout_s)
+            await nursery.start(control.run)
+        yield Process(store, control, plane)
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_command_is_applied_here_when_it_is_answered(target: Target) -> None:
+    gateway_id = world.new_id()
+    async with process(target) as here:
+        executed = await here.control.execute(world.create_gateway(gateway_id, "one"))
+        assert executed.applied
+        assert executed.before.gateway is None
+        assert executed.after.gateway is not None and executed.after.gateway.slug == "one"
+        assert here.plane.states[gateway_id] == executed.after == await here.control.state(gateway_id)
+        assert here.plane.follower.position == executed.position
+        assert (await here.control.directory()).slugs == {"one": gateway_id}
+        assert list(await here.control.states()) == [gateway_id]
+
+
+async def test_a_write_is_answered_when_planes_of_other_processes_have_it(target: Target) -> None:
+    gateway_id = world.new_id()
+    async with process(target, proxy=False) as admin, process(target, admin=False) as proxy:
+        for number in range(20):
+            if number == 0:
+                executed = await admin.control.execute(world.create_gateway(gateway_id, "one"))
+            else:
+                executed = await admin.control.execute(world.create_consumer(gateway_id, f"c{number}"))
+            assert executed.applied
+            assert proxy.plane.states[gateway_id] == executed.after
+
+
+async def test_a_write_does_not_wait_longer_than_the_barrier_for_a_silent_plane(target: Target) -> None:
+    async with process(target, proxy=False, barrier_timeout_s=0.05) as admin:
+        await admin.store.put_plane("silent", 0, 60)
+        started = trio.current_time()
+        executed = await admin.control.execute(world.create_gateway(world.new_id(), "one"))
+        assert not executed.applied
+        assert trio.current_time() - started < 1
+        await admin.store.remove_plane("silent")
+        assert (await admin.control.execute(world.create_gateway(world.new_id(), "two"))).applied
+
+
+async def test_a_plane_that_stops_is_not_waited_for(target: Target) -> None:
+    async with process(target, proxy=False) as admin:
+        async with process(target, admin=False):
+            assert len(await admin.store.planes()) == 1
+        assert await admin.store.planes() == []
+
+
+async def test_a_refusal_reaches_the_asker_and_changes_nothing(target: Target) -> None:
+    async with process(target) as here:
+        await here.control.execute(world.create_gateway(world.new_id(), "one"))
+        head = await here.store.head()
+        with pytest.raises(DomainError) as refused:
+            await here.control.execute(world.create_gateway(world.new_id(), "one"))
+        assert refused.value.status == 409
+        with pytest.raises(DomainError) as refused:
+            await here.control.execute(world.create_consumer(world.new_id(), "c"))
+        assert refused.value.status in (404, 422)
+        assert await here.store.head() == head
+
+
+async def test_another_admin_process_sees_a_write_at_once(target: Target) -> None:
+    gateway_id = world.new_id()
+    async with process(target, proxy=False) as one, process(target, proxy=False) as two:
+        for number in range(10):
+            if number == 0:
+                executed = await one.control.execute(world.create_gateway(gateway_id, "one"))
+            else:
+                executed = await one.control.execute(world.create_consumer(gateway_id, f"c{number}"))
+            assert await two.control.state(gateway_id) == executed.after
+        # A command there is decided on it, too.
+        assert len((await two.control.execute(world.create_consumer(gateway_id, "last"))).after.consumers) == 10
+
+
+async def test_processes_that_write_one_gateway_lose_nothing(target: Target) -> None:
+    gateway_id, each = world.new_id(), 15
+    async with process(target) as one, process(target) as two:
+        await one.control.execute(world.create_gateway(gateway_id, "one"))
+
+        async def writer(control: ControlPlane, name: str) -> None:
+            for number in range(each):
+                await control.execute(world.create_consumer(gateway_id, f"{name}-{number}"))
+
+        with trio.fail_after(60):
+            async with trio.open_nursery() as nursery:
+                for control, name in ((one.control, "a"), (one.control, "b"), (two.control, "c"), (two.control, "d")):
+                    nursery.start_soon(writer, control, name)
+        state = await one.control.state(gateway_id)
+        assert state is not None and len(state.consumers) == 4 * each
+        assert state == await two.control.state(gateway_id)
+        assert len((await two.control.directory()).consumer_slugs) == 4 * each
+
+
+async def test_a_slug_is_given_once_across_processes(target: Target) -> None:
+    async with process(target, proxy=False) as one, process(target, proxy=False) as two:
+        won: list[str] = []
+
+        async def claim(control: ControlPlane, slug: str) -> None:
+            try:
+                await control.execute(world.create_gateway(world.new_id(), slug))
+                won.append(slug)
+            except DomainError as refused:
+                assert refused.status == 409
+
+        async with trio.open_nursery() as nursery:
+            for number in range(8):
+                for control in (one.control, two.control):
+                    nursery.start_soon(claim, control, f"slug-{number}")
+        assert sorted(won) == [f"slug-{number}" for number in range(8)]
+        assert len(await one.control.states()) == 8
+
+
+async def test_secrets_reach_the_planes_and_leave_the_vault_when_replaced(target: Target) -> None:
+    gateway_id = world.new_id()
+    async with process(target, proxy=False) as admin, process(target, admin=False) as proxy:
+        await admin.control.execute(world.create_gateway(gateway_id, "one"))
+        command = world.create_registry(gateway_id, "r", "sk-first-secret-value")
+        await admin.control.execute(command)
+        first = key_ref(proxy.plane.states[gateway_id], command.id)
+        assert proxy.plane.follower.reveal(first) == "sk-first-secret-value"
+        await admin.control.execute(world.update_registry_key(gateway_id, command.id, "sk-second-secret-value"))
+        second = key_ref(proxy.plane.states[gateway_id], command.id)
+        assert proxy.plane.follower.reveal(second) == "sk-second-secret-value"
+        assert await admin.control.reveal(second) == "sk-second-secret-value"
+        assert await admin.store.reveal([first]) == {}
+        with pytest.raises(KeyError):
+            await admin.control.reveal(first)
+        for event in await admin.store.read_all(0):
+            assert b"secret-value" not in event.data
+
+
+def key_ref(state: GatewayState, registry_id: str) -> str:
+    target = state.registries[registry_id].llm_target
+    assert target is not None and target.auth is not None
+    return target.auth["api_key"]["api_key"]["$secret"]
+
+
+async def test_a_deleted_gateway_is_gone_everywhere(target: Target) -> None:
+    gateway_id = world.new_id()
+    async with process(target, proxy=False) as admin, process(target, admin=False) as proxy:
+        await admin.control.execute(world.create_gateway(gateway_id, "one"))
+        await admin.control.execute(world.delete_gateway(gateway_id))
+        assert proxy.plane.states == {}
+        assert await admin.control.state(gateway_id) is None
+        assert await admin.control.states() == {}
+    async with process(target) as again:
+        assert again.plane.states == {}
+
+
+async def test_states_are_the_same_after_a_restart_with_and_without_snapshots(
+    target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trustgate.actors.projection.SNAPSHOT_EVERY", 8)
+    ids = [world.new_id() for _ in range(3)]
+    async with process(target) as here:
+        for number, gateway_id in enumerate(ids):
+            await here.control.execute(world.create_gateway(gateway_id, f"g{number}"))
+            for consumer in range(10 * number):
+                await here.control.execute(world.create_consumer(gateway_id, f"c{number}-{consumer}"))
+        states, directory = dict(await here.control.states()), await here.control.directory()
+        with trio.fail_after(5):
+            while sum(1 for head in await here.store.heads() if head.snapshot_version) < 3:
+                await trio.testing.wait_all_tasks_blocked()
+    for forget in (False, True):
+        async with process(target) as here:
+            assert here.plane.states == states == await here.control.states()
+            assert await here.control.directory() == directory
+            if not forget:
+                heads = {head.stream: head for head in await here.store.heads()}
+                assert heads[f"gateway:{ids[2]}"].snapshot_version >= 8
+                await here.store._run(here.store._backend._write, "DELETE FROM tg_snapshots")
+
+
+async def test_a_plane_that_misses_catches_up_before_it_says_so(target: Target) -> None:
+    gateway_id = world.new_id()
+    async with process(target, proxy=False) as admin, process(target, admin=False) as proxy:
+        await admin.control.execute(world.create_gateway(gateway_id, "one"))
+        consumer = world.create_consumer(gateway_id, "late")
+        # Append as another process does, without waiting for anybody.
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(admin.control.execute, consumer)
+            while await admin.store.head() == proxy.plane.follower.position:
+                await trio.lowlevel.checkpoint()
+            assert await proxy.plane.follower.catch_up()
+            assert consumer.id in proxy.plane.states[gateway_id].consumers
+
+
+async def test_a_callback_that_fails_does_not_stop_the_others(target: Target) -> None:
+    told: list[str] = []
+
+    def on_state(gateway_id: str, state: GatewayState | None, position: int) -> None:
+        told.append(gateway_id)
+        raise RuntimeError("no view")
+
+    async with process(target, proxy=False) as admin, trio.open_nursery() as nursery:
+        await nursery.start(Follower(admin.store, on_state).run)
+        first, second = world.new_id(), world.new_id()
+        await admin.control.execute(world.create_gateway(first, "one"))
+        await admin.control.execute(world.create_gateway(second, "two"))
+        assert told == [first, second]
+        nursery.cancel_scope.cancel()
