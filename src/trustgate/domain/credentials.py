@@ -24,6 +24,12 @@ def is_blank(value: Any) -> bool:
     return value is None or value == "" or is_masked(value)
 
 
+def given(members: dict[str, Any], name: str) -> bool:
+    """Whether a member holds a secret reference or a text that is not only blanks."""
+    value = members.get(name)
+    return bool(value.strip() if isinstance(value, str) else value)
+
+
 def inherit(incoming: str | None, stored: Any) -> Any:
     """The stored secret where the incoming one is blank and there is one, else the incoming one."""
     return stored if is_blank(incoming) and stored else incoming

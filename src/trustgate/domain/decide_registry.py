@@ -157,8 +157,8 @@ def check_options(context: Context, provider: str, options: Json) -> Json:
 
 def with_project(provider: str, options: Json | None, auth: TargetAuthIn | None) -> Json:
     """The options, with the project of the service account where Vertex needs one and none is named."""
-    options = free(options or {})
-    named = options.get("project")
+    options = {} if options is None else options
+    named = free(options).get("project")
     if named is not None and (not isinstance(named, str) or named.strip()):
         return options
     if provider != "vertex" and (auth is None or auth.type != "gcp_service_account"):

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from trustgate.domain import secrets
-from trustgate.domain.credentials import inherit, is_masked
+from trustgate.domain.credentials import given, inherit, is_masked
 from trustgate.domain.decision import Draft
 from trustgate.domain.entities import Json, MCPTarget
 from trustgate.domain.errors import FAILED, DomainError, invalid_member, quoted, refused
@@ -126,17 +126,17 @@ def _no_mask(auth: Json) -> None:
 
 
 def _none(auth: Json) -> None:
-    if auth.get("header") or auth.get("value"):
+    if given(auth, "header") or given(auth, "value"):
         raise refuse("auth mode none does not accept header/value")
 
 
 def _static(auth: Json) -> None:
-    if not (auth.get("header") and auth.get("value")):
+    if not (given(auth, "header") and given(auth, "value")):
         raise refuse("auth mode static requires header and value")
 
 
 def _passthrough(auth: Json) -> None:
-    if not auth.get("expected_audience"):
+    if not given(auth, "expected_audience"):
         raise refuse("passthrough requires expected_audience (unconstrained passthrough is forbidden)")
 
 
@@ -153,19 +153,19 @@ def _exchange(auth: Json) -> None:
         auth.get("pattern", ""),
         (("pattern?",), "exchange requires pattern (impersonation|delegation|obo|token_exchange)"),
     )
-    if not all(auth.get(name) for name in needed):
+    if not all(given(auth, name) for name in needed):
         raise refuse(message)
 
 
 def _forwarded(auth: Json) -> None:
-    if not auth.get("provider"):
+    if not given(auth, "provider"):
         raise refuse("forwarded requires provider")
     registration = auth.get("registration") or "manual"
     if registration == "auto":
-        if auth.get("client_id") or auth.get("client_secret"):
+        if given(auth, "client_id") or given(auth, "client_secret"):
             raise refuse("registration auto does not accept client_id/client_secret")
     elif registration == "manual":
-        if not (auth.get("client_id") and auth.get("authorize_url") and auth.get("token_url")):
+        if not (given(auth, "client_id") and given(auth, "authorize_url") and given(auth, "token_url")):
             raise refuse(
                 "forwarded with manual registration requires client_id, authorize_url and token_url"
                 " (or set registration: auto)"
@@ -177,7 +177,7 @@ def _forwarded(auth: Json) -> None:
 
 
 def _client_credentials(auth: Json) -> None:
-    if not (auth.get("client_id") and auth.get("client_secret")):
+    if not (given(auth, "client_id") and given(auth, "client_secret")):
         raise refuse("client_credentials requires client_id and client_secret")
     _no_mask(auth)
     if not is_http_url(auth.get("token_url", "")):

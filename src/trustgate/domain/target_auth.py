@@ -11,7 +11,7 @@ from typing import Any, cast
 import msgspec
 
 from trustgate.domain import secrets
-from trustgate.domain.credentials import inherit, is_blank, is_masked
+from trustgate.domain.credentials import given, inherit, is_blank, is_masked
 from trustgate.domain.decision import Draft
 from trustgate.domain.entities import Json
 from trustgate.domain.errors import DomainError, invalid_member, quoted
@@ -120,9 +120,9 @@ AZURE_PRINCIPAL = ("client_id", "client_secret", "tenant_id")
 def azure_modes(payload: Json) -> list[str]:
     """The modes that a payload's members hint at."""
     modes: list[str] = []
-    if payload.get("api_key"):
+    if given(payload, "api_key"):
         modes.append("api_key")
-    if any(payload.get(member) for member in AZURE_PRINCIPAL):
+    if any(given(payload, member) for member in AZURE_PRINCIPAL):
         modes.append("principal")
     if payload.get("use_managed_identity"):
         modes.append("managed")
@@ -167,7 +167,7 @@ def _api_key(auth: Json) -> None:
     if payload is None:
         raise refuse("api_key payload required for type api_key")
     pairs = (("api_key",), ("header_name", "header_value"), ("param_name", "param_value"))
-    if not any(all(payload.get(member) for member in pair) for pair in pairs):
+    if not any(all(given(payload, member) for member in pair) for pair in pairs):
         raise refuse("api_key requires api_key, header pair, or param pair")
 
 
@@ -175,10 +175,10 @@ def _azure(auth: Json) -> None:
     payload = auth.get("azure")
     if payload is None:
         raise refuse("azure payload required for type azure")
-    if not payload.get("endpoint"):
+    if not given(payload, "endpoint"):
         raise refuse("azure.endpoint is required")
-    given = sum(1 for member in AZURE_PRINCIPAL if payload.get(member))
-    if 0 < given < len(AZURE_PRINCIPAL):
+    count = sum(1 for member in AZURE_PRINCIPAL if given(payload, member))
+    if 0 < count < len(AZURE_PRINCIPAL):
         raise refuse("azure service principal requires client_id, client_secret, and tenant_id")
     modes = azure_modes(payload)
     if not modes:
@@ -191,12 +191,12 @@ def _aws(auth: Json) -> None:
     payload = auth.get("aws")
     if payload is None:
         raise refuse("aws payload required for type aws")
-    if not payload.get("region"):
+    if not given(payload, "region"):
         raise refuse("aws.region is required")
     if payload.get("use_role"):
-        if not payload.get("role"):
+        if not given(payload, "role"):
             raise refuse("aws.role is required when use_role is true")
-    elif not (payload.get("access_key_id") and payload.get("secret_access_key")):
+    elif not (given(payload, "access_key_id") and given(payload, "secret_access_key")):
         raise refuse("aws.access_key_id and aws.secret_access_key are required when use_role is false")
 
 
@@ -204,9 +204,9 @@ def _oauth2(auth: Json) -> None:
     payload = auth.get("oauth")
     if payload is None:
         raise refuse("oauth configuration required for type oauth2")
-    if not payload.get("token_url"):
+    if not given(payload, "token_url"):
         raise refuse("oauth.token_url is required")
-    if not payload.get("grant_type"):
+    if not given(payload, "grant_type"):
         raise refuse("oauth.grant_type is required")
 
 
