@@ -1,0 +1,1 @@
+"""Policies: the engine that runs them and one module per plugin (spec 04)."""

@@ -1,0 +1,104 @@
+"""The registry: validation messages, catalog, protocols, secrets (spec 04 §10-11)."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trustgate.policies import registry
+from trustgate.policies.plugin import Environment
+
+HERE = Path(__file__).parent
+CASES = [json.loads(line) for line in (HERE / "validation.jsonl").read_text().splitlines()]
+CONFIGURED = Environment(trustguard_client_id="id", trustguard_client_secret="secret")
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case['slug']}-{str(case['message'])[-40:]}")
+def test_a_policy_is_accepted_or_refused_with_the_recorded_message(case: dict[str, Any]) -> None:
+    message = registry.validate(case["slug"], case["settings"], case["stages"], case["mode"], CONFIGURED)
+    expected = case["message"]
+    if isinstance(expected, dict):
+        assert message is not None
+        assert re.search(expected["regex"], message)
+    else:
+        assert message == expected
+
+
+def test_the_catalog_is_the_documented_one() -> None:
+    assert registry.catalog() == json.loads((HERE / "catalog.json").read_text())
+
+
+def test_hidden_plugins_are_registered_but_not_in_the_catalog() -> None:
+    shown = {item["slug"] for group in registry.catalog()["groups"] for item in group["items"]}
+    assert len(registry.PLUGINS) == 15
+    assert set(registry.PLUGINS) - shown == {"model_allowlist", "tool_allowlist"}
+
+
+def test_trustguard_needs_the_credentials_of_the_process() -> None:
+    settings = {"collector_id": "3f2b8c1e-0000-4000-8000-000000000001"}
+    assert registry.validate("trustguard", settings, environment=Environment()) == (
+        "trustguard: client credentials are not configured (set TRUSTGUARD_CLIENT_ID and TRUSTGUARD_CLIENT_SECRET)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"limit": "0x10", "window": "1m"}, None),
+        ({"LIMIT": 3.9, "Window": "1m"}, None),
+        ({"limit": True, "window": "1m"}, None),
+        ({"limit": "", "window": "1m"}, "rate_limiter: limit must be positive"),
+        ({"limit": None, "window": "1m"}, "rate_limiter: limit must be positive"),
+        ({"limit": "1.5", "window": "1m"}, 'invalid settings: field "limit" must be a whole number'),
+        ({"limit": [1], "window": "1m"}, 'invalid settings: field "limit" must be a whole number but received a list'),
+        ({"limit": 1, "window": True}, 'rate_limiter: invalid window: time: missing unit in duration "1"'),
+        ({"limit": 1, "window": "1m", "unknown": {}}, None),
+    ],
+)
+def test_settings_are_decoded_leniently(settings: dict[str, Any], message: str | None) -> None:
+    assert registry.validate("rate_limiter", settings) == message
+
+
+def test_only_reject_response_can_be_honoured_on_mcp() -> None:
+    windows = [{"duration": "1m", "max": 1}]
+    settings = {
+        "behavior_default": "inject_error_result",
+        "rules": [{"tool": "x", "windows": windows, "behavior": "strip_tool_from_request"}],
+    }
+    assert registry.settings_refusal("per_tool_rate_limiter", settings, "LLM") is None
+    assert registry.settings_refusal("per_tool_rate_limiter", settings, "MCP") == (
+        'per_tool_rate_limiter: behavior_default "inject_error_result", rule "x" behavior "strip_tool_from_request"'
+        " cannot be honoured on MCP, where a refused call is never sent and there is no request to rewrite;"
+        " use reject_response or attach this policy to an LLM consumer"
+    )
+
+
+@pytest.mark.parametrize(
+    ("slug", "expected"),
+    [("rate_limiter", {"LLM", "MCP"}), ("token_rate_limiter", {"LLM"}), ("trustguard", {"LLM", "MCP"})],
+)
+def test_protocols(slug: str, expected: set[str]) -> None:
+    assert registry.protocols(slug) == expected
+    assert registry.protocols("nope") is None
+
+
+def test_secret_members_are_named() -> None:
+    assert registry.secret_paths("openai_moderation") == (("api_key",),)
+    assert registry.secret_paths("semantic_cache") == (("embedding", "api_key"),)
+    assert ("credentials", "secret_access_key") in registry.secret_paths("bedrock_guardrail")
+    assert registry.secret_paths("rate_limiter") == ()
+
+
+def test_groups_are_in_catalog_order() -> None:
+    assert list(registry.groups()) == [
+        "Traffic Control",
+        "Quota",
+        "Routing",
+        "Prompt Management",
+        "Tool Governance",
+        "Guardrails",
+    ]
