@@ -16,11 +16,11 @@ import msgspec
 from trustgate.formats import json as members
 from trustgate.formats import translate
 from trustgate.formats.errors import DecodeError
-from trustgate.formats.normalise import normalise
+from trustgate.formats.normalise import force_stream, normalise
 from trustgate.providers import embeddings
 from trustgate.providers.credentials import Account, Authorization, Outgoing, merged
 from trustgate.providers.enforce import Verdict, judge
-from trustgate.providers.errors import InvalidRequest, ProviderUnsupported, RequestFault
+from trustgate.providers.errors import InvalidRequest, ProviderUnsupported
 from trustgate.providers.options import Site
 from trustgate.providers.prepared import Prepared
 from trustgate.providers.provider import Operation, Provider, join_query
@@ -28,14 +28,6 @@ from trustgate.providers.registry import PROVIDERS
 from trustgate.providers.services import Services
 from trustgate.view.model import Allowance
 from trustgate.wire.client import Origin
-
-_STREAM_MEMBER = frozenset(
-    {"openai", "azure", "groq", "deepseek", "xai", "openrouter", "openai_responses", "anthropic", "mistral", "cohere"}
-)
-"""Wire formats whose body says `"stream": true`; the others name the operation in the URL."""
-
-_USAGE_OPTION = frozenset({"openai", "azure", "groq", "deepseek", "xai", "openrouter"})
-"""Wire formats that report usage in a stream only when asked to."""
 
 _MAX_TARGETS = 512
 
@@ -176,6 +168,7 @@ class ProviderClient:
                 raise verdict.refusal
             if verdict.insert:
                 edits["model"] = verdict.model
+            body = normalise(plan.wire, body)
         elif plan.wire in embeddings.CODECS:
             wanted = embeddings.read_request(body, verdict.model or allowance.default)
             if verdict.refusal is not None:
@@ -186,13 +179,12 @@ class ProviderClient:
             if not verdict.model and allowance.default:
                 edits["model"] = allowance.default
         sent_model = verdict.model or client_model or allowance.default
-        body = normalise(plan.wire, body)
         if plan.wire == "openai_responses" and previous_response_id and previous_response_id.startswith("resp_"):
             _continue(body, previous_response_id, edits)
-        if plan.stream:
-            _force_stream(plan.wire, body, edits)
         if edits:
             body = _edited(body, edits)
+        if plan.stream:
+            body = force_stream(plan.wire, body)
         if provider.strip:
             body = members.remove_members(body, provider.strip)
         provider.refuse(sent_model, body)
@@ -233,24 +225,6 @@ def _continue(body: bytes, previous_response_id: str, edits: dict[str, Any]) -> 
         return
 
 
-def _force_stream(wire: str, body: bytes, edits: dict[str, Any]) -> None:
-    if wire in _STREAM_MEMBER:
-        edits["stream"] = True
-    if wire in _USAGE_OPTION:
-        edits["stream_options"] = _usage_asked(body)
-
-
-def _usage_asked(body: bytes) -> Any:
-    """`stream_options` with `include_usage`, other members kept."""
-    try:
-        given = members.read_member(body, "stream_options")
-        if given is not None:
-            return msgspec.Raw(members.set_members(bytes(given), {"include_usage": True}))
-    except DecodeError:
-        pass
-    return {"include_usage": True}
-
-
 def _edited(body: bytes, edits: dict[str, Any]) -> bytes:
     """`body` with members set; a body that is no object goes out as it is and the provider judges it."""
     try:
@@ -279,6 +253,3 @@ async def prepare(
     """One attempt with a client built for it alone; traffic keeps a `ProviderClient` instead."""
     client = ProviderClient(registry, services)
     return await client.prepare(client_format, capability, stream, body, allowance, client_model, previous_response_id)
-
-
-__all__ = ["ProviderClient", "RequestFault", "client_for", "prepare"]

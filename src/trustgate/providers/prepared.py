@@ -14,7 +14,6 @@ import msgspec
 from trustgate.formats import translate
 from trustgate.formats.canonical import Observed
 from trustgate.formats.errors import DecodeError
-from trustgate.formats.streams import StreamRelay
 from trustgate.providers import aws_answers, embeddings
 from trustgate.providers.credentials import Headers
 from trustgate.wire.client import Origin
@@ -91,5 +90,7 @@ class Prepared(msgspec.Struct, kw_only=True):
 
     def relay(self) -> Relay:
         """A fresh relay for a streamed answer of status 2xx."""
+        from trustgate.formats.streams import StreamRelay
+
         relay = StreamRelay(self.client_format, self.wire_format)
         return aws_answers.FrameRelay(relay) if self.frames else relay
