@@ -113,19 +113,19 @@ async def try_upstream(exchange: Exchange, route: Route, attempt: Attempt, servi
 
 
 async def _try(exchange: Exchange, route: Route, services: ProxyServices) -> Result:
-    client = services.runtimes.client(route.registry)
-    assert exchange.route is not None, "routes are matched before attempts"
+    client, client_route = services.runtimes.client(route.registry), exchange.route
+    assert client_route is not None, "routes are matched before attempts"
+    call = (
+        client_route.format,
+        client_route.capability,
+        exchange.streaming,
+        exchange.body,
+        effective_allowance(exchange, route),
+        exchange.intent.model,
+        await previous_turn(exchange, services),
+    )
     try:
-        prepared = await client.prepare(
-            client_format=exchange.route.format,
-            capability=exchange.route.capability,
-            stream=exchange.streaming,
-            body=exchange.body,
-            allowance=effective_allowance(exchange, route),
-            client_model=exchange.intent.model,
-            previous_response_id=await previous_turn(exchange, services),
-            services=services.providers,
-        )
+        prepared = client.prepare_sync(*call) or await client.prepare(*call)
     except ProviderError as error:
         refusal = Refusal(error.code, error.message, error.status)
         return Result(verdict="terminal", refusal=refusal, skip=isinstance(error, ModelNotAllowed))

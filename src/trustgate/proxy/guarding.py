@@ -61,7 +61,7 @@ async def before_upstream(exchange: Exchange) -> Reply | None:
     runtime = exchange.runtime
     assert runtime is not None
     chain = runtime.chain
-    if not chain.active:
+    if chain.empty:
         return None
     exchange.run = Run()
     request = exchange.policy_request = policy_request(exchange)

@@ -59,7 +59,7 @@ class OpenStream:
                 if self.relay.done:
                     break
         if scope.cancelled_caught:
-            raise TimedOut("first event")
+            raise TimedOut("first_byte")
 
     async def __call__(self, write: Write) -> None:
         """Write everything to the client; the upstream is closed whatever happens."""

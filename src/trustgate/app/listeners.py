@@ -1,0 +1,143 @@
+"""Sockets and servers of a process: binding, serving, draining."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import structlog
+import trio
+
+from trustgate.admin.server import ServeSettings
+from trustgate.admin.server import serve as serve_admin
+from trustgate.app.readiness import Readiness
+from trustgate.settings import ConfigurationError, Settings
+from trustgate.wire.server import Server, ServerConfig
+
+BACKLOG = 1024
+
+log = structlog.get_logger("trustgate.app")
+
+Serve = Callable[..., Awaitable[None]]
+"""`async serve(task_status=...)`: started once it accepts connections, returns when drained."""
+
+
+def bind(port: int, *, shared: bool = False) -> list[socket.socket]:
+    """Sockets of a port on all interfaces, IPv4 and IPv6; not yet listening. Raises ConfigurationError when taken.
+
+    `shared` lets several worker processes bind the same port.
+    """
+    try:
+        return [bound(socket.AF_INET6, "::", port, shared)]
+    except OSError as failure:
+        if socket.has_ipv6 and not no_ipv6(failure):
+            raise ConfigurationError(f"server failed: port {port} cannot be used: {failure.strerror}") from failure
+    try:
+        return [bound(socket.AF_INET, "0.0.0.0", port, shared)]
+    except OSError as failure:
+        raise ConfigurationError(f"server failed: port {port} cannot be used: {failure.strerror}") from failure
+
+
+def no_ipv6(failure: OSError) -> bool:
+    """The machine has no IPv6, as opposed to a port that is taken."""
+    import errno
+
+    return failure.errno in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
+
+
+def bound(family: socket.AddressFamily, host: str, port: int, shared: bool) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        sock.bind((host, port))
+        sock.setblocking(False)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+async def leave(stop: trio.Event, settings: Settings, readiness: Readiness) -> None:
+    """Wait for the signal, tell `/readyz`, and give load balancers the drain delay to notice."""
+    await stop.wait()
+    readiness.draining = True
+    if settings.server.drain_delay_s:
+        await trio.sleep(settings.server.drain_delay_s)
+
+
+def server_config(settings: Settings) -> ServerConfig:
+    server = settings.server
+    return ServerConfig(
+        read_timeout_s=server.read_timeout_s,
+        write_timeout_s=server.write_timeout_s,
+        idle_timeout_s=server.idle_timeout_s,
+        max_body_bytes=server.max_body_bytes,
+        max_head_bytes=server.max_header_bytes,
+        max_connections=server.max_connections,
+        max_connections_per_ip=server.max_connections_per_ip or None,
+        drain_timeout_s=server.shutdown_timeout_s,
+    )
+
+
+def wire_server(
+    app: Any, sockets: list[socket.socket], settings: Settings, stop: trio.Event, readiness: Readiness, name: str
+) -> Serve:
+    """A data plane on our own server, or on Hypercorn where TLS and HTTP/2 are wanted."""
+    if settings.server.tls_cert:
+        return hypercorn_server(app, sockets, settings, stop, readiness, name)
+
+    async def serve(task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        server = Server(app, server_config(settings))
+        listeners: list[trio.SocketListener] = []
+        for sock in sockets:
+            sock.listen(BACKLOG)
+            listeners.append(trio.SocketListener(trio.socket.from_stdlib_socket(sock)))
+        async with trio.open_nursery() as nursery:
+            await nursery.start(lambda task_status: server.serve(listeners, task_status=task_status))
+            log.info("HTTP server starting", server=name, addr=address(sockets))
+            task_status.started()
+            await leave(stop, settings, readiness)
+            server.drain()
+
+    return serve
+
+
+def hypercorn_server(
+    app: Any, sockets: list[socket.socket], settings: Settings, stop: trio.Event, readiness: Readiness, name: str
+) -> Serve:
+    serve_settings = ServeSettings(
+        idle_timeout_s=settings.server.idle_timeout_s,
+        max_head_bytes=settings.server.max_header_bytes,
+        drain_timeout_s=settings.server.shutdown_timeout_s,
+        backlog=BACKLOG,
+        certfile=settings.server.tls_cert or None,
+        keyfile=settings.server.tls_key or None,
+    )
+
+    async def serve(task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        async def shutdown() -> None:
+            await leave(stop, settings, readiness)
+
+        async with trio.open_nursery() as nursery:
+            await nursery.start(
+                lambda task_status: serve_admin(app, sockets, serve_settings, shutdown=shutdown, task_status=task_status)
+            )
+            log.info("HTTP server starting", server=name, addr=address(sockets))
+            task_status.started()
+
+    return serve
+
+
+def admin_server(
+    app: Any, sockets: list[socket.socket], settings: Settings, stop: trio.Event, readiness: Readiness
+) -> Serve:
+    return hypercorn_server(app, sockets, settings, stop, readiness, "admin")
+
+
+def address(sockets: list[socket.socket]) -> str:
+    return ":" + str(sockets[0].getsockname()[1])

@@ -1,0 +1,138 @@
+"""One process with a set of planes: start order, readiness, signals and the bounded shutdown (spec 06 §1, §4).
+
+What lives here: the life of the process. What must not: how a plane is put together (`proxy_plane`, `admin_plane`).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+
+import structlog
+import trio
+
+from trustgate.actors.follower import Follower
+from trustgate.app import listeners
+from trustgate.app.admin_plane import open_admin
+from trustgate.app.parts import Parts, open_parts
+from trustgate.app.proxy_plane import open_proxy
+from trustgate.app.readiness import Readiness
+from trustgate.domain.entities import GatewayState
+from trustgate.domain.events import CorruptEvent, UnknownEvent
+from trustgate.settings import ConfigurationError, Settings
+from trustgate.store import StoreError
+from trustgate.view.gateway import Directory, GatewayView
+
+log = structlog.get_logger("trustgate.app")
+
+DATA_PLANES = frozenset({"proxy", "mcp"})
+OnReady = Callable[[dict[str, list[str]]], Awaitable[None]]
+"""Told the addresses of every plane once all of them serve."""
+
+
+def main(planes: frozenset[str], settings: Settings, on_ready: OnReady | None = None) -> int:
+    """Run the planes until a signal. The exit code: 0 after a graceful shutdown, 1 when they cannot start or break."""
+    try:
+        settings.check(planes)
+        trio.run(serve, planes, settings, on_ready)
+    except ConfigurationError as error:
+        log.error(str(error))
+        return 1
+    except BaseExceptionGroup as group:
+        return report(group)
+    except (StoreError, UnknownEvent, CorruptEvent, OSError) as error:
+        log.error("server failed", error=str(error))
+        return 1
+    return 0
+
+
+def report(group: BaseExceptionGroup[BaseException]) -> int:
+    """One log line per cause of a failed process."""
+    for error in leaves(group):
+        known = isinstance(error, (ConfigurationError, StoreError, UnknownEvent, CorruptEvent, OSError))
+        log.error("server failed" if known else "server crashed", error=str(error), exc_info=None if known else error)
+    return 1
+
+
+def leaves(error: BaseException) -> list[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for inner in error.exceptions for leaf in leaves(inner)]
+    return [error]
+
+
+async def serve(planes: frozenset[str], settings: Settings, on_ready: OnReady | None = None) -> None:
+    """Start in the order of spec 06 §4, serve until SIGINT or SIGTERM, then drain within the bound."""
+    stop = trio.Event()
+    async with trio.open_nursery() as signals:
+        await signals.start(watch_signals, stop)
+        await run_planes(planes, settings, stop, on_ready)
+        signals.cancel_scope.cancel()
+
+
+async def watch_signals(stop: trio.Event, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    """The first signal asks for a graceful end; a second one forces it."""
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as received:
+        task_status.started()
+        async for number in received:
+            if stop.is_set():
+                log.warning("forced exit", signal=signal.Signals(number).name)
+                os._exit(1)
+            log.info("shutting down", signal=signal.Signals(number).name)
+            stop.set()
+
+
+async def run_planes(
+    planes: frozenset[str], settings: Settings, stop: trio.Event, on_ready: OnReady | None = None
+) -> None:
+    """The planes of this process, from their sockets to their end."""
+    sockets = {plane: listeners.bind(port) for plane, port in ports(planes, settings).items()}
+    async with open_parts(settings, planes) as parts, AsyncExitStack() as stack:
+        directory = Directory()
+        readiness = Readiness(parts)
+        following = await stack.enter_async_context(trio.open_nursery())
+        stack.callback(following.cancel_scope.cancel)
+        follower = await start_follower(planes, parts, directory, following)
+        serving: list[Callable[..., Awaitable[None]]] = []
+        if "admin" in planes:
+            admin = await stack.enter_async_context(open_admin(parts, follower, readiness))
+            serving.append(listeners.admin_server(admin, sockets["admin"], settings, stop, readiness))
+        if "proxy" in planes:
+            assert follower is not None, "a data plane follows the log"
+            proxy = await stack.enter_async_context(open_proxy(parts, directory, follower, readiness))
+            serving.append(listeners.wire_server(proxy, sockets["proxy"], settings, stop, readiness, "proxy"))
+        if "mcp" in planes:
+            assert follower is not None, "a data plane follows the log"
+            mcp = await stack.enter_async_context(open_mcp(parts, directory, follower, readiness))
+            serving.append(listeners.wire_server(mcp, sockets["mcp"], settings, stop, readiness, "mcp"))
+        async with trio.open_nursery() as nursery:
+            for server in serving:
+                await nursery.start(server)
+            if on_ready is not None:
+                await on_ready({plane: [f"http://127.0.0.1:{s.getsockname()[1]}" for s in sockets[plane][:1]] for plane in sockets})
+
+
+def ports(planes: frozenset[str], settings: Settings) -> dict[str, int]:
+    server = settings.server
+    every = {"admin": server.admin_port, "proxy": server.proxy_port, "mcp": server.mcp_port}
+    return {plane: port for plane, port in every.items() if plane in planes}
+
+
+async def start_follower(
+    planes: frozenset[str], parts: Parts, directory: Directory, nursery: trio.Nursery
+) -> Follower | None:
+    """The projection of the log onto this process's views; None where only the admin plane runs."""
+    if not planes & DATA_PLANES:
+        return None
+
+    def on_state(gateway_id: str, state: GatewayState | None, position: int) -> None:
+        if state is None:
+            directory.remove(gateway_id)
+        else:
+            directory.put(GatewayView(state, follower.reveal))
+        directory.position = position
+
+    follower = Follower(parts.store, on_state)
+    await nursery.start(follower.run)
+    return follower

@@ -1,0 +1,110 @@
+"""Opening the event store and the shared state that the settings name: SQLite or PostgreSQL, in process or Redis."""
+
+from __future__ import annotations
+
+import pathlib
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+
+import coredis
+import msgspec
+import structlog
+import trio
+
+from trustgate.limits import Limits, MemoryLimits
+from trustgate.limits.shared import LocalState, RedisState, SharedState
+from trustgate.settings import ConfigurationError, Settings
+from trustgate.settings import secret_keys as keys
+from trustgate.store import EventStore, PostgresConfig, aws_password_source, open_store
+
+STORE_FILE = "trustgate.db"
+REDIS_BUDGET_S = 5.0
+SERVER_KEY = "trustgate:server:secret-key"
+
+log = structlog.get_logger("trustgate.app")
+
+
+class Shared(msgspec.Struct, kw_only=True):
+    """State that requests share: counters and small values. `redis` is None in process."""
+
+    limits: Limits
+    state: SharedState
+    redis: Any = None
+
+
+@asynccontextmanager
+async def open_shared(settings: Settings) -> AsyncIterator[Shared]:
+    """In-process state, or one Redis client for the process. Raises ConfigurationError when Redis does not answer."""
+    if not settings.redis.configured:
+        yield Shared(limits=MemoryLimits(), state=LocalState(trio.current_time))
+        return
+    from trustgate.limits.redis import RedisLimits
+
+    config = settings.redis
+    options: dict[str, Any] = {
+        "host": config.host,
+        "port": config.port,
+        "db": config.db,
+        "username": config.username or None,
+        "password": config.password or None,
+        "decode_responses": False,
+    }
+    if config.tls_enabled:
+        context = ssl.create_default_context()
+        if config.tls_insecure_verify:
+            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        options["ssl_context"] = context
+    async with coredis.Redis(**options) as redis:
+        try:
+            with trio.fail_after(REDIS_BUDGET_S):
+                await redis.ping()
+        except Exception as error:
+            raise ConfigurationError(f"redis at {config.host}:{config.port} does not answer: {error}") from error
+        log.info("redis connected successfully", host=config.host, port=config.port)
+        async with RedisLimits.open(redis) as limits:
+            yield Shared(limits=limits, state=RedisState(redis), redis=redis)
+
+
+async def server_key(settings: Settings, planes: frozenset[str], shared: Shared) -> str:
+    """`SERVER_SECRET_KEY`, or the one that this kind of installation provisions (spec 06 §3.1)."""
+    if settings.secrets.server_key:
+        return settings.secrets.server_key
+    if settings.embedded(planes):
+        key, path, created = keys.embedded_server_key(settings.app.data_dir)
+        if created:
+            log.info("a server secret key was generated", file=str(path))
+        return key
+    if settings.production and shared.redis is not None:
+        await shared.redis.set(SERVER_KEY, keys.new_server_key(), condition=coredis.PureToken.NX)
+        stored = await shared.redis.get(SERVER_KEY)
+        return stored.decode() if isinstance(stored, bytes) else str(stored)
+    raise ConfigurationError("crypto: encryption secret is required (set SERVER_SECRET_KEY)")
+
+
+def store_of(settings: Settings, planes: frozenset[str], key: str) -> AbstractAsyncContextManager[EventStore]:
+    """The event store of these planes, not yet open."""
+    previous = [settings.secrets.server_key_previous] if settings.secrets.server_key_previous else []
+    if settings.embedded(planes):
+        folder = pathlib.Path(settings.app.data_dir)
+        folder.mkdir(parents=True, exist_ok=True, mode=0o750)
+        return open_store(folder / STORE_FILE, key, previous)
+    database = settings.database
+    config = PostgresConfig(
+        host=database.host,
+        port=database.port,
+        user=database.user,
+        password=database.password,
+        dbname=database.name,
+        sslmode=database.ssl_mode,
+        sslrootcert=database.ssl_root_cert,
+        min_conns=database.min_conns,
+        max_conns=database.max_conns,
+        max_conn_lifetime_s=database.max_conn_lifetime_s,
+        max_conn_idle_s=database.max_conn_idle_time_s,
+        connect_timeout_s=database.connect_timeout_s,
+    )
+    if database.login == "aws":
+        config = msgspec.structs.replace(config, password_source=aws_password_source(config))
+    return open_store(config, key, previous)
