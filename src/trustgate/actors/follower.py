@@ -17,7 +17,7 @@ import trio
 
 from trustgate.actors import projection as pj
 from trustgate.actors.secretcache import SecretCache, references
-from trustgate.actors.supervisor import Backoff
+from trustgate.actors.supervisor import Backoff, supervise
 from trustgate.domain import events as ev
 from trustgate.domain.entities import GatewayState
 from trustgate.store import DIRECTORY, Appended, EventStore, Recorded, StoreError, StoreUnavailable, gateway_of
@@ -93,7 +93,7 @@ class Follower:
         try:
             await self._read_on()
             task_status.started()
-            await self._follow()
+            await supervise("follower", self._follow)
         finally:
             if self.plane_id is not None:
                 with trio.move_on_after(2) as scope:

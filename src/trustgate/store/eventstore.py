@@ -33,7 +33,7 @@ from trustgate.store.sqlite import SQLiteBackend
 THREADS = 8
 """Database calls in flight at once; further ones wait."""
 
-POLL_BUSY_S = 0.004
+POLL_BUSY_S = 0.002
 POLL_IDLE_S = 0.02
 BUSY_FOR_S = 2.0
 RECONNECT_S = (0.1, 2.0)
@@ -249,20 +249,29 @@ class EventStore:
 
     async def _poll(self, backend: SQLiteBackend) -> None:
         # The pragma reads shared memory, in microseconds; a thread hand-off would cost ten times as much.
-        connection = await self._run(backend.watcher)
-        try:
-            version, busy_until = None, 0.0
-            while True:
-                with translated():
-                    found = connection.execute("PRAGMA data_version").fetchone()[0]
-                now = trio.current_time()
-                if found != version:
-                    version, busy_until = found, now + BUSY_FOR_S
-                    self.events.tell()
-                    self.planes_moved.tell()
-                await trio.sleep(POLL_BUSY_S if now < busy_until else POLL_IDLE_S)
-        finally:
-            connection.close()
+        version, busy_until = None, 0.0
+        while True:
+            try:
+                connection = await self._run(backend.watcher)
+            except StoreUnavailable as error:
+                log.warning("event store: cannot watch for changes", error=str(error))
+                await trio.sleep(RECONNECT_S[1])
+                continue
+            try:
+                while True:
+                    with translated():
+                        found = connection.execute("PRAGMA data_version").fetchone()[0]
+                    now = trio.current_time()
+                    if found != version:
+                        version, busy_until = found, now + BUSY_FOR_S
+                        self.events.tell()
+                        self.planes_moved.tell()
+                    await trio.sleep(POLL_BUSY_S if now < busy_until else POLL_IDLE_S)
+            except StoreUnavailable as error:
+                log.warning("event store: watching for changes failed", error=str(error))
+                await trio.sleep(RECONNECT_S[1])
+            finally:
+                connection.close()
 
     async def _listen(self, backend: PostgresBackend) -> None:
         pause_s = RECONNECT_S[0]

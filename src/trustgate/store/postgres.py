@@ -78,6 +78,10 @@ class PostgresConfig(msgspec.Struct, frozen=True, kw_only=True):
             "sslmode": self.sslmode,
             "connect_timeout": max(1, round(self.connect_timeout_s)),
             "application_name": "trustgate",
+            # A peer that vanished without a word is noticed after half a minute.
+            "keepalives_idle": 15,
+            "keepalives_interval": 5,
+            "keepalives_count": 3,
         }
         if self.sslrootcert:
             arguments["sslrootcert"] = self.sslrootcert

@@ -4,7 +4,8 @@ What lives here: the recorder of the `eventsourcing` library with the settings t
 must not: threads, encryption. One writer at a time; readers never wait (write-ahead log).
 
 Durability: a commit is flushed to the disk before it is acknowledged (synchronous = FULL), so that an answered command
-survives a power failure and not only the end of the process.
+survives a power failure and not only the end of the process. Leases of data planes alone are written without a flush
+(NORMAL): losing them loses nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from eventsourcing.persistence import StoredEvent
 from eventsourcing.sqlite import SQLiteApplicationRecorder, SQLiteConnection, SQLiteConnectionPool, SQLiteDatastore
 
 from trustgate.store.model import Appended, Recorded, Sealed, StreamWrite
-from trustgate.store.tables import CREATE, EVENTS, Dialect, Tables
+from trustgate.store.tables import CREATE, EVENTS, PUT_PLANE, Dialect, Tables
 
 LOCK_TIMEOUT_S = 5
 POOL_SIZE = 4
@@ -26,23 +27,26 @@ POOL_SIZE = 4
 SQLITE = Dialect(now="((julianday('now') - 2440587.5) * 86400.0)", blob="BLOB", real="REAL", placeholder="?")
 
 
-class DurablePool(SQLiteConnectionPool):
+class FilePool(SQLiteConnectionPool):
+    synchronous = "FULL"
+
     def _create_connection(self) -> SQLiteConnection:
         connection = super()._create_connection()
         cursor = connection.cursor()
-        cursor.execute("PRAGMA synchronous = FULL")
+        cursor.execute(f"PRAGMA synchronous = {self.synchronous}")
         cursor.execute("PRAGMA wal_autocheckpoint = 1000")
         cursor.execute("PRAGMA secure_delete = ON")  # A forgotten secret's ciphertext does not stay in free pages.
         return connection
 
 
-class DurableDatastore(SQLiteDatastore):
-    def __init__(self, path: str) -> None:
+class FileDatastore(SQLiteDatastore):
+    def __init__(self, path: str, synchronous: str = "FULL") -> None:
         super().__init__(path, lock_timeout=LOCK_TIMEOUT_S, originator_id_type="text")
         self.pool.close()
-        self.pool = DurablePool(
+        self.pool = FilePool(
             db_name=path, lock_timeout=LOCK_TIMEOUT_S, pool_size=POOL_SIZE, max_overflow=POOL_SIZE, pool_timeout=5.0
         )
+        self.pool.synchronous = synchronous
 
 
 class LogRecorder(SQLiteApplicationRecorder):
@@ -63,7 +67,7 @@ class LogRecorder(SQLiteApplicationRecorder):
         ]
 
 
-class SQLiteBackend(Tables[DurableDatastore]):
+class SQLiteBackend(Tables[FileDatastore]):
     """`<data_dir>/trustgate.db`. Synchronous; every method may wait up to 5 s for another writer."""
 
     dialect = SQLITE
@@ -74,12 +78,19 @@ class SQLiteBackend(Tables[DurableDatastore]):
     def open(self) -> None:
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.path.touch(mode=0o600)
-        self.datastore = DurableDatastore(self.path.resolve().as_uri())
+        uri = self.path.resolve().as_uri()
+        self.datastore = FileDatastore(uri)
+        self._leases = FileDatastore(uri, "NORMAL")
         self.recorder = LogRecorder(self.datastore)
         self.recorder.create_table()
 
     def close(self) -> None:
         self.datastore.close()
+        self._leases.close()
+
+    def put_plane(self, plane_id: str, position: int, lease_s: float) -> None:
+        with self._leases.transaction(commit=True) as cursor:
+            cursor.execute(SQLITE.sql(PUT_PLANE), (plane_id, position, lease_s))
 
     def ping(self) -> None:
         self._read("SELECT 1")
