@@ -1,41 +1,98 @@
-"""The catalog and services that tests of the admin plane run with."""
+"""The catalog and the services that tests of the admin plane run with: the real policies and providers."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from trustgate.policies import registry as policy_registry
-
-PROVIDERS = frozenset(
-    ["openai", "openai_compatible", "google", "vertex", "anthropic", "bedrock", "azure", "mistral", "groq", "deepseek", "xai", "cerebras", "openrouter", "cohere"]
+from tests.admin.serving import SECRET
+from trustgate.admin.services import (
+    AdminServices,
+    AdminSettings,
+    ConnectionTest,
+    MachineKey,
+    MachineSettings,
 )
+from trustgate.domain.entities import Registry
+from trustgate.policies import registry as policies
+from trustgate.policies.plugin import Environment
+from trustgate.providers import catalog as provider_catalog
+from trustgate.providers import probe as probes
+from trustgate.providers import registry as providers
+from trustgate.providers.services import Services as ProviderServices
+
+MACHINE_ISSUER = "https://machines.example"
+MACHINE_KEY = """-----BEGIN PUBLIC KEY-----
+MIIBIjANBgkqhkiG9w0BAQEFAAOCAQ8AMIIBCgKCAQEA1Xr+8tjuPlExD01OZcGk
+VfrSiiUcks4rWiONFs65cuRokLwj2ApoOpC6gs5M6b/SAudKyS97KkxL17A8S6zH
+daJZLnlXpvfSRlv6p4tnb4sBxAyxAK16oJsBecbWW0n9osZURgr+Ytm3N9LDT5Hz
+2JIU6RcJzi3XqZY3Do/cIbHlTPmrzDszwLTRrKGYSacawlvl/5HipEiApvIeO+cb
+/aYzpEgeKEWJzw53i24tNAn6K/naiGA+iKeLDHQfYcmiekUews3w+TmCY7LScufs
+h9QJGVdHi2gLxadwcjJXOa7k5RIKxiQbHwLNoClK0DUDmdbA16VIDyv0toTJ/sD7
+uQIDAQAB
+-----END PUBLIC KEY-----"""
+"""The public half of the key that signs the machine tokens of the recorded exchanges."""
+
+ENVIRONMENT = Environment(trustguard_client_id="client", trustguard_client_secret="secret")
 
 
-class TestCatalog:
-    """The real policy plugins; providers as far as the domain asks for them."""
-
-    __test__ = False
+class PluginCatalog:
+    """The domain's view of policies and providers."""
 
     def validate_policy(self, slug: str, settings: dict[str, Any], stages: tuple[str, ...], mode: str) -> str | None:
-        return policy_registry.validate(slug, settings, stages, mode)
+        return policies.validate(slug, settings, stages, mode, ENVIRONMENT)
 
     def policy_protocols(self, slug: str) -> frozenset[str] | None:
-        return policy_registry.protocols(slug)
+        return policies.protocols(slug)
 
     def policy_settings_refusal(self, slug: str, settings: dict[str, Any], protocol: str) -> str | None:
-        return policy_registry.settings_refusal(slug, settings, protocol)
+        return policies.settings_refusal(slug, settings, protocol)
 
     def policy_secret_paths(self, slug: str) -> tuple[tuple[str, ...], ...]:
-        return policy_registry.secret_paths(slug)
+        return policies.secret_paths(slug)
 
     def validate_provider_options(self, provider: str, options: dict[str, Any]) -> str | None:
-        return None
+        return providers.validate_options(provider, options)
 
     def providers(self) -> frozenset[str]:
-        return PROVIDERS
+        return providers.codes()
 
     def validate_exporter(self, entry: dict[str, Any]) -> str | None:
         return None
 
     def mcp_catalog_entry(self, code: str) -> dict[str, Any] | None:
         return None
+
+
+def settings(**changes: Any) -> AdminSettings:
+    machine = MachineSettings(issuer=MACHINE_ISSUER, keys=(MachineKey(MACHINE_KEY),))
+    return AdminSettings(**{"secret_key": SECRET.encode(), "version": "1.2.3", "machine": machine, **changes})
+
+
+def services(**changes: Any) -> AdminServices:
+    """Services without outside connections; `changes` replace single ones."""
+    models = provider_catalog.ModelCatalog({})
+
+    async def list_models(provider: str | None, registry: Registry | None) -> Sequence[dict[str, Any]]:
+        return models.items(provider or "")
+
+    async def probe(test: ConnectionTest) -> dict[str, Any]:
+        account = probes.Inline(test.provider, test.provider_options, test.auth)
+        async with ProviderServices.open({}) as opened:
+            return await probes.probe(opened, account)
+
+    async def tools(registry: Registry) -> Sequence[dict[str, Any]]:
+        raise AssertionError("no test asks for tools without saying what they are")
+
+    given = {
+        "settings": settings(),
+        "catalog": PluginCatalog(),
+        "providers_catalog": provider_catalog.providers_catalog,
+        "models_catalog": list_models,
+        "policies_catalog": policies.catalog,
+        "policy_groups": policies.groups,
+        "mcp_servers_catalog": list,
+        "probe": probe,
+        "registry_tools": tools,
+    }
+    return AdminServices(**{**given, **changes})

@@ -9,6 +9,7 @@ any case, 401 before 404 under one prefix) is `routes.find`.
 
 from __future__ import annotations
 
+import time
 import traceback
 from collections.abc import Mapping
 from typing import Any
@@ -19,6 +20,7 @@ from quart_trio import QuartTrio
 from quart_trio.wrappers import TrioResponse
 from werkzeug.exceptions import RequestEntityTooLarge, RequestTimeout
 
+from trustgate.actors.control import StoreUnavailable
 from trustgate.admin import routes
 from trustgate.admin.access import admit
 from trustgate.admin.answers import Error
@@ -31,7 +33,6 @@ from trustgate.admin.rendering import GatewayRenderer
 from trustgate.admin.services import AdminServices
 from trustgate.admin.tokens import Authenticator, Identity
 from trustgate.domain.errors import DomainError
-from trustgate.store.errors import StoreUnavailable
 
 log = structlog.get_logger()
 
@@ -63,19 +64,36 @@ class AdminApp(QuartTrio):
             log.warning("CORS credentials are off: they can't be combined with any origin")
 
     async def full_dispatch_request(self, request_context: RequestContext | None = None) -> TrioResponse:
+        """The answer to a request, whatever happens; Quart's own dispatch and error pages are not used."""
         assert request_context is not None
+        started_ns = time.monotonic_ns()
         request = request_context.request
         headers = {name.lower(): value for name, value in request.headers.items()}
         identifier = request_id(headers)
         path = _raw_path(request.scope)
+        failure: Exception | None = None
         try:
             answer = await self._answer(request, path, headers, identifier)
-        except Exception as failure:
-            answer = _failed(failure, request.method, path, identifier)
+        except Exception as raised:
+            failure, answer = raised, failed(raised)
+            _log_failure(raised, answer.status, request.method, path, identifier)
+        if self._services.access_log is not None:
+            self._services.access_log.record(
+                status=answer.status,
+                method=request.method,
+                path=path,
+                duration_ns=time.monotonic_ns() - started_ns,
+                request_id=identifier,
+                ip=request.remote_addr or "",
+                bytes_out=len(answer.body),
+                error="" if failure is None else type(failure).__name__,
+            )
         return _response(answer, common_headers(headers, identifier) + self._cors.headers(headers))
 
     async def _answer(self, request: Any, path: str, headers: Mapping[str, str], identifier: str) -> Answer:
         method: str = request.method
+        if _head_size(request.scope) > self._services.settings.max_head_bytes:
+            return text_answer(431, "Request Header Fields Too Large", (("Connection", "close"),))
         if (preflight := self._cors.preflight(method, headers)) is not None:
             return preflight
         identity: Identity | None = None
@@ -118,8 +136,12 @@ def _raw_path(scope: Any) -> str:
     return path
 
 
-def _failed(failure: Exception, method: str, path: str, identifier: str) -> Answer:
-    """The answer to a failed request. Only what nobody foresaw is logged, without bodies or secrets."""
+def _head_size(scope: Any) -> int:
+    return sum(len(name) + len(value) + 4 for name, value in scope["headers"])
+
+
+def failed(failure: Exception) -> Answer:
+    """The answer to a failed request."""
     match failure:
         case DomainError(status=status, code=code, message=message):
             return json_answer(Error(code, message), status)
@@ -130,11 +152,20 @@ def _failed(failure: Exception, method: str, path: str, identifier: str) -> Answ
         case UpstreamUnavailable(reason=reason):
             return json_answer({"error": f"mcp: upstream unavailable: {reason}"}, 502)
         case StoreUnavailable():
-            log.error("the configuration store is unavailable", method=method, path=path, request_id=identifier)
             return json_answer(Error("store_unavailable", "the configuration store is unavailable, try again"), 503)
         case _:
-            log.error("unexpected failure", method=method, path=path, request_id=identifier, **_described(failure))
             return json_answer({"error": "Internal server error"}, 500)
+
+
+def _log_failure(failure: Exception, status: int, method: str, path: str, identifier: str) -> None:
+    """Refusals at INFO with their text, failures of ours at ERROR with their place; never a body or a secret."""
+    known: dict[str, Any] = {"status": status, "method": method, "path": path, "request_id": identifier}
+    if status < 500:
+        log.info("request failed", **known, error=str(failure) if isinstance(failure, DomainError) else "")
+    elif isinstance(failure, UpstreamUnavailable):
+        log.warning("request failed", **known, error=failure.reason)
+    else:
+        log.error("request failed", **known, **_described(failure))
 
 
 def _described(failure: Exception) -> dict[str, Any]:

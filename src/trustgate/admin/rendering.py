@@ -134,8 +134,8 @@ def auth(it: entities.Auth, api_key: str = "") -> answers.Auth:
         enabled=it.enabled,
         config=msgspec.convert(_without_nulls(masked(it.config)), answers.AuthConfig),
         api_key=api_key,
-        key_prefix=it.key_prefix if it.type == "api_key" else "",
-        key_suffix=it.key_suffix if it.type == "api_key" else "",
+        key_prefix=it.key_prefix,
+        key_suffix=it.key_suffix,
         created_at=rfc3339(it.created_at),
         updated_at=rfc3339(it.updated_at),
     )

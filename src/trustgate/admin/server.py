@@ -17,10 +17,14 @@ from hypercorn.utils import wrap_app
 
 
 class ServeSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """Limits of the listener; times in seconds. With `certfile` and `keyfile` the listener speaks TLS."""
+    """Limits of the listener; times in seconds. With `certfile` and `keyfile` the listener speaks TLS.
+
+    A head beyond `max_head_bytes` is cut off by the server with a bare 431; the application's own, lower limit is the one
+    that clients meet, with a text.
+    """
 
     idle_timeout_s: float = 120.0
-    max_head_bytes: int = 32768
+    max_head_bytes: int = 131072
     drain_timeout_s: float = 50.0
     backlog: int = 1024
     certfile: str | None = None

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
-from trustgate.domain.decision import Context
+from trustgate.domain.decision import Catalog
 from trustgate.domain.entities import Registry
 
 Json = dict[str, Any]
@@ -58,6 +58,7 @@ class AdminSettings(msgspec.Struct, frozen=True, kw_only=True):
     machine: MachineSettings = MachineSettings()
     cors: CORSSettings = CORSSettings()
     max_body_bytes: int = 8 * 1024 * 1024
+    max_head_bytes: int = 32768
     body_timeout_s: float = 60.0
 
 
@@ -85,13 +86,30 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
+class AccessLog(Protocol):
+    """Takes one line per request (spec 06 §7)."""
+
+    def record(
+        self,
+        *,
+        status: int,
+        method: str,
+        path: str,
+        duration_ns: int,
+        request_id: str,
+        ip: str,
+        bytes_out: int,
+        error: str = "",
+    ) -> None: ...
+
+
 class AdminServices(msgspec.Struct, kw_only=True):
     """Functions of other rooms that handlers call; synchronous ones answer from memory."""
 
     settings: AdminSettings
 
-    context: Context
-    """What commands are decided with; here for the request checks of a connection test."""
+    catalog: Catalog
+    """The catalog that commands are decided with; here for the request checks of a connection test."""
 
     providers_catalog: Callable[[], Sequence[Json]]
     """Items of `GET /v1/providers-catalog`, in answer order (spec 03 §14)."""
@@ -123,5 +141,7 @@ class AdminServices(msgspec.Struct, kw_only=True):
 
     readiness: Callable[[], Awaitable[Mapping[str, str]]] = _no_dependencies
     """Dependency name to `ok` or `unavailable` (spec 06 §5.1); bounded to 2 s by the caller."""
+
+    access_log: AccessLog | None = None
 
     clock: Callable[[], datetime] = _now

@@ -14,6 +14,7 @@ from trustgate.admin.secrets import revealed
 from trustgate.admin.services import ConnectionTest
 from trustgate.domain import commands, inputs
 from trustgate.domain.decide_registry import probe_target
+from trustgate.domain.decision import Context
 from trustgate.domain.entities import GatewayState, Registry
 from trustgate.domain.errors import not_found
 from trustgate.domain.evolve import EMPTY
@@ -97,7 +98,9 @@ async def tools(call: Call) -> Answer:
 async def test_connection(call: Call) -> Answer:
     """Probes a stored registry, or credentials that are not stored; 200 whatever the outcome."""
     body = call.read(inputs.ConnectionTest)
-    target = probe_target(call.state or EMPTY, body, call.services.context)
+    # Nothing is stored, so nothing is fingerprinted.
+    context = Context(catalog=call.services.catalog, fingerprint=str)
+    target = probe_target(call.state or EMPTY, body, context)
     test = ConnectionTest(
         provider=target.provider,
         provider_options=await revealed(target.options, call.control.reveal),
