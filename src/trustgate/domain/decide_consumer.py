@@ -80,9 +80,10 @@ def update_consumer(draft: Draft, command: cmd.UpdateConsumer) -> None:
     consumer = changed(draft, command, old)
     if old is None:
         raise foreign("consumer") if draft.context.owner("consumer", command.id) else not_found()
+    gone = gone_registries(draft, old) if body.toolkit is None else frozenset[str]()
     if consumer.routing_mode == "inline":
-        routing.check_associated(consumer)
-    consumer = checked(consumer)
+        routing.check_associated(consumer, gone)
+    consumer = checked(consumer, gone)
     check_owned(draft, consumer, before=old)
     recheck_auths(draft, consumer, old)
     check_unique(draft, consumer)
@@ -145,7 +146,13 @@ def cleaned(consumer: Consumer) -> Consumer:
     )
 
 
-def checked(consumer: Consumer) -> Consumer:
+def gone_registries(draft: Draft, consumer: Consumer) -> frozenset[str]:
+    """Deleted registries that the stored toolkit still names (`pruning`)."""
+    named = (entry.registry_id for entry in consumer.toolkit or ())
+    return frozenset(id_ for id_ in named if id_ not in draft.state.registries)
+
+
+def checked(consumer: Consumer, gone: frozenset[str] = frozenset()) -> Consumer:
     """Rules 1 to 7 and those of MCP; the result has its defaults and trimmed toolkit."""
     if consumer.type not in TYPES:
         raise invalid_member("consumer: invalid type", quoted(consumer.type))
@@ -170,7 +177,7 @@ def checked(consumer: Consumer) -> Consumer:
         return consumer
     fail_mode = consumer.fail_mode or "open"
     routing.check_fail_mode(fail_mode)
-    toolkit = routing.check_toolkit(consumer.toolkit or (), consumer.registry_ids)
+    toolkit = routing.check_toolkit(consumer.toolkit or (), (*consumer.registry_ids, *gone))
     return replace(consumer, fail_mode=fail_mode, toolkit=toolkit or None)
 
 

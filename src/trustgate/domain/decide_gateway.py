@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 from msgspec.structs import replace
 
@@ -21,6 +21,14 @@ SLUG = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
 HOSTNAME = re.compile(r"[a-z0-9.-]+", re.ASCII)
 SERVER_METADATA = ("tenant_id", "team_id")
 EXPORTER_SECRETS = (("headers", "*"), ("dsn",))
+PLATFORM_ONLY = (
+    ("settings", "dsn"),
+    ("settings", "dsn_env"),
+    ("settings", "tls", "ca_file"),
+    ("settings", "tls", "cert_file"),
+    ("settings", "tls", "key_file"),
+    ("class",),
+)
 LIMIT_REACHED = "ratelimit: instance limit reached: resource conflict"
 
 
@@ -231,6 +239,21 @@ def store_telemetry(draft: Draft, gateway_id: str, sent: TelemetryIn | None, sto
     }
 
 
+def check_exporter_rights(entry: Json, stored: Json) -> None:
+    """A tenant may echo, but not set, what reaches into the host: DSNs, its environment, its files, raw bodies."""
+    for path in PLATFORM_ONLY:
+        value = member_at(entry, path)
+        if value and value != member_at(stored, path) and (path != ("class",) or value == "raw"):
+            name, member = quoted(entry["name"]), ".".join(path)
+            raise invalid(f"invalid telemetry exporter: exporter {name}: {member} may only be set by platform admins")
+
+
+def member_at(value: Any, path: tuple[str, ...]) -> Any:
+    for name in path:
+        value = cast("Json", value).get(name) if isinstance(value, dict) else None
+    return value
+
+
 def store_exporter(draft: Draft, gateway_id: str, index: int, sent: ExporterIn, stored: Json | None) -> Json:
     name = sent.name or ""
 
@@ -246,6 +269,8 @@ def store_exporter(draft: Draft, gateway_id: str, index: int, sent: ExporterIn, 
     entry["settings"] = hide(draft, gateway_id, path, free(sent.settings), old, EXPORTER_SECRETS, refuse)
     if sent.class_:
         entry["class"] = sent.class_
+    if draft.meta.tenant is not None:
+        check_exporter_rights(entry, stored or {})
     detail = draft.catalog.validate_exporter(readable(entry, draft))
     if detail is not None:
         raise invalid(f"invalid telemetry exporter: {detail}")

@@ -19,7 +19,7 @@ def without_registry(consumer: Consumer, registry_id: str) -> Consumer:
         model_policies={id_: policy for id_, policy in consumer.model_policies.items() if id_ != registry_id},
         fallback=_fallback(consumer.fallback, registry_id),
         lb_config=_lb_config(consumer.lb_config, registry_id),
-        toolkit=_toolkit(consumer.toolkit, registry_id),
+        toolkit=_toolkit(consumer, registry_id),
     )
 
 
@@ -45,8 +45,13 @@ def _lb_config(config: LBConfig | None, registry_id: str) -> LBConfig | None:
     return replace(config, members=members, smart_routing=smart, enabled=config.enabled and usable)
 
 
-def _toolkit(toolkit: tuple[ToolkitEntry, ...] | None, registry_id: str) -> tuple[ToolkitEntry, ...] | None:
-    """An empty toolkit would expose every tool of the remaining registries, so the last entries are kept."""
-    if not toolkit:
-        return toolkit
-    return tuple(entry for entry in toolkit if entry.registry_id != registry_id) or toolkit
+def _toolkit(consumer: Consumer, registry_id: str) -> tuple[ToolkitEntry, ...] | None:
+    """An emptied toolkit would expose every tool of the registries that remain, so while some do, its entries stay.
+
+    Such entries select nothing, and later changes of the consumer overlook them (`decide_consumer`).
+    """
+    if not consumer.toolkit:
+        return consumer.toolkit
+    kept = tuple(entry for entry in consumer.toolkit if entry.registry_id != registry_id)
+    remaining = any(id_ != registry_id for id_ in consumer.registry_ids)
+    return kept or (consumer.toolkit if remaining else None)

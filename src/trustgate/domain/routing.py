@@ -289,8 +289,8 @@ def _check_aliases(entries: Iterable[ToolkitEntry]) -> None:
             )
 
 
-def check_associated(consumer: Consumer) -> None:
-    """Every registry that an inline consumer names is bound to it."""
+def check_associated(consumer: Consumer, gone: frozenset[str] = frozenset()) -> None:
+    """Every registry that an inline consumer names is bound to it; toolkits may also name those that are `gone`."""
     bound = set(consumer.registry_ids)
 
     def require(what: str, ids: Iterable[str]) -> None:
@@ -301,4 +301,4 @@ def check_associated(consumer: Consumer) -> None:
     require("fallback chain", consumer.fallback.chain if consumer.fallback else ())
     require("model_policies", consumer.model_policies)
     require("lb_config member", (member.registry_id for member in (consumer.lb_config or LBConfig()).members))
-    require("toolkit", (entry.registry_id for entry in consumer.toolkit or ()))
+    require("toolkit", (entry.registry_id for entry in consumer.toolkit or () if entry.registry_id not in gone))
