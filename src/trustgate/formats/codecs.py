@@ -1,0 +1,67 @@
+"""The table of dialects: one `Codec` per wire id. Adding a dialect is one module and one line here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from msgspec import Struct
+
+from . import anthropic, anthropic_answer, openai, openai_stream
+from .canonical import Request, Response, StreamEvent
+
+
+class StreamDecoder(Protocol):
+    """Reads the `data:` payloads of one upstream stream, in order."""
+
+    def decode(self, payload: bytes) -> StreamEvent | None:
+        """What the payload adds; None for nothing. Raises `DecodeError`."""
+        ...
+
+
+class StreamEncoder(Protocol):
+    """Writes one client stream. `end` completes it and may be called more than once."""
+
+    def encode(self, event: StreamEvent) -> bytes: ...
+
+    def end(self) -> bytes: ...
+
+
+class Codec(Struct, frozen=True):
+    """What a dialect can do. Decoders raise `DecodeError`; `encode_request` notes what it cannot carry."""
+
+    decode_request: Callable[[bytes], Request]
+    encode_request: Callable[[Request], bytes]
+    decode_response: Callable[[bytes], Response]
+    encode_response: Callable[[Response], bytes]
+    stream_decoder: Callable[[], StreamDecoder]
+    stream_encoder: Callable[[], StreamEncoder]
+
+
+_OPENAI = Codec(
+    openai.decode_request,
+    openai.encode_request,
+    openai.decode_response,
+    openai.encode_response,
+    openai_stream.Decoder,
+    openai_stream.Encoder,
+)
+_ANTHROPIC = Codec(
+    anthropic.decode_request,
+    anthropic.encode_request,
+    anthropic_answer.decode_response,
+    anthropic_answer.encode_response,
+    anthropic_answer.Decoder,
+    anthropic_answer.Encoder,
+)
+
+CODECS: dict[str, Codec] = {
+    "openai": _OPENAI,
+    "azure": _OPENAI,
+    "deepseek": _OPENAI,
+    "xai": _OPENAI,
+    "groq": _OPENAI,
+    "openrouter": _OPENAI,
+    "mistral": _OPENAI,
+    "anthropic": _ANTHROPIC,
+}

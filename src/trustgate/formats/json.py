@@ -1,0 +1,152 @@
+"""JSON texts edited without touching what is not edited: number literals, member order and escapes survive.
+
+`Raw` values are kept as text, trees keep the literal of every non-integer number. Nothing here knows a dialect.
+Everything that is written is compact (no white space between tokens). Malformed input raises `DecodeError`,
+including nesting beyond the interpreter's recursion limit and numbers no machine can hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar, cast
+
+import msgspec
+from msgspec import Raw
+
+from .errors import DecodeError, NotAnObject
+
+T = TypeVar("T")
+
+_MALFORMED = (msgspec.DecodeError, UnicodeError, RecursionError, ValueError)
+
+
+def _literal(text: str) -> Raw:
+    return Raw(text.encode())
+
+
+_encode = msgspec.json.Encoder().encode
+_tree_decoder = msgspec.json.Decoder(float_hook=_literal)
+_members_decoder = msgspec.json.Decoder(dict[str, Raw])
+
+
+def encode(value: object) -> bytes:
+    """Compact JSON of a tree, structs and `Raw` texts included. `Raw` texts are written as they are."""
+    return _encode(value)
+
+
+def text(value: object) -> str:
+    """`encode` as text, for the members of a dialect that hold JSON inside a string."""
+    return _encode(value).decode()
+
+
+def decode_with(decode: Callable[[bytes], T], body: bytes) -> T:
+    """Runs a msgspec decoder and turns every way in which it can fail into `DecodeError`."""
+    try:
+        return decode(body)
+    except _MALFORMED as error:
+        raise DecodeError(str(error) or type(error).__name__) from None
+
+
+def tree(body: bytes | Raw) -> Any:
+    """The value as dicts, lists, strings, integers, booleans and None; other numbers are `Raw` literals."""
+    try:
+        return _tree_decoder.decode(body)
+    except _MALFORMED as error:
+        raise DecodeError(str(error) or type(error).__name__) from None
+
+
+def object_tree(body: bytes | Raw) -> dict[str, Any]:
+    """`tree` of a JSON object; raises `NotAnObject` for every other value."""
+    value = tree(body)
+    if not isinstance(value, dict):
+        raise NotAnObject("the JSON value is not an object")
+    return cast("dict[str, Any]", value)
+
+
+def members(body: bytes) -> dict[str, Raw]:
+    """The members of a JSON object in their order, each as its own text. The last of equal keys counts."""
+    try:
+        return _members_decoder.decode(body)
+    except msgspec.ValidationError as error:
+        raise NotAnObject(str(error)) from None
+    except _MALFORMED as error:
+        raise DecodeError(str(error) or type(error).__name__) from None
+
+
+def read_member(body: bytes, name: str) -> Raw | None:
+    """The text of one member, None when it is absent. Raises `NotAnObject` (or `DecodeError`)."""
+    return members(body).get(name)
+
+
+def read_string(body: bytes, name: str) -> str | None:
+    """One member as a string; None when it is absent, of another type, or the body is no JSON object."""
+    try:
+        raw = members(body).get(name)
+        value = None if raw is None else tree(raw)
+    except DecodeError:
+        return None
+    return value if isinstance(value, str) else None
+
+
+def set_members(body: bytes, changes: Mapping[str, object]) -> bytes:
+    """The object with members replaced in place or appended, compact; `Raw` values are inserted as JSON text."""
+    edited: dict[str, object] = dict(members(body))
+    edited.update(changes)
+    return compact(_encode(edited))
+
+
+def remove_members(body: bytes, names: Iterable[str]) -> bytes:
+    """The object without the named members, compact; the original bytes when it has none of them."""
+    edited = members(body)
+    doomed = [name for name in names if name in edited]
+    if not doomed:
+        return body
+    for name in doomed:
+        del edited[name]
+    return compact(_encode(edited))
+
+
+def compact(body: bytes | Raw) -> bytes:
+    """The same JSON text without white space between tokens; literals and escapes stay as written."""
+    try:
+        return msgspec.json.format(bytes(body), indent=-1)
+    except _MALFORMED as error:
+        raise DecodeError(str(error) or type(error).__name__) from None
+
+
+def is_null(raw: Raw) -> bool:
+    """Absent (an empty text) or `null`, which every dialect treats alike."""
+    return not raw or bytes(raw) == b"null"
+
+
+def number(raw: Raw) -> Raw | None:
+    """A member that must be a number, literal kept; None for absent and null. Raises `DecodeError` for other types."""
+    literal = bytes(raw)
+    if not literal or literal == b"null":
+        return None
+    if literal[:1] not in b"-0123456789":
+        raise DecodeError("expected a number")
+    return raw
+
+
+def is_object(literal: str) -> bool:
+    """Whether a text is one complete JSON object."""
+    if literal.lstrip()[:1] != "{":
+        return False
+    try:
+        members(literal.encode("utf-8", "surrogatepass"))
+    except DecodeError:
+        return False
+    return True
+
+
+def object_or_empty(arguments: str) -> Raw:
+    """Tool arguments as the JSON object a dialect wants: anything that is no object becomes `{}`."""
+    literal = arguments.strip().encode("utf-8", "surrogatepass")
+    if literal[:1] == b"{":
+        try:
+            members(literal)
+            return Raw(compact(literal))
+        except DecodeError:
+            pass
+    return Raw(b"{}")

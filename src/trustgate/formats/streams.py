@@ -1,0 +1,253 @@
+"""The way of a streamed answer from an upstream's bytes to a client's bytes, event by event, without any I/O.
+
+Same dialect: the upstream's lines verbatim, looked into only where they may say something (usage, finish, id, errors,
+tool calls). Other dialects: each `data:` payload is decoded, and encoded for the client by a stateful encoder that
+keeps the event order of the client's official SDK. However the upstream's bytes are cut, the output is the same.
+Implements topic "streaming: framing, end and errors, accounting" of the proxy contract.
+"""
+
+from __future__ import annotations
+
+from . import json
+from .canonical import Observed, StreamEvent, UpstreamError
+from .coalesce import Coalescer
+from .codecs import CODECS, StreamDecoder, StreamEncoder
+from .errors import DecodeError, LineTooLong
+from .translate import same_wire
+
+MAX_LINE = 2 * 1024 * 1024
+MAX_TEXT = 8 * 1024 * 1024
+FAILURE = UpstreamError("upstream stream terminated unexpectedly", "upstream_error")
+_KEEP_RAW = 256 * 1024
+_OPENAI_CLIENTS = frozenset({"openai"})
+_OPENAI_WIRE = frozenset({"openai", "azure", "groq", "deepseek", "xai", "openrouter", "mistral"})
+# What makes a line of each dialect worth decoding when it is relayed verbatim.
+_TELLING: dict[str, tuple[bytes, ...]] = {
+    "anthropic": (b"message_start", b"message_delta", b"message_stop", b'"error"'),
+    "openai_responses": (
+        b'"response.created"',
+        b'"response.completed"',
+        b'"response.incomplete"',
+        b'"response.failed"',
+        b'"error"',
+    ),
+    "google": (b"finishReason", b"usageMetadata", b"finish_reason", b"usage_metadata", b'"error"'),
+    "vertex": (b"finishReason", b"usageMetadata", b"finish_reason", b"usage_metadata", b'"error"'),
+    "cohere": (b"message-start", b"message-end", b'"error"'),
+}
+
+
+class StreamRelay:
+    """One streamed answer. Feed upstream body bytes in any chunking; send what comes back to the client.
+
+    `observed` holds what accounting needs as far as it was seen, `done` whether the upstream's terminator was seen,
+    `error` the first error event, `text` the assistant's text so far (at most 8 MiB; decoded when it is read).
+    """
+
+    def __init__(self, client: str, wire: str) -> None:
+        self.observed = Observed()
+        self.done = False
+        self.error: UpstreamError | None = None
+        self._client = client
+        self._closed = False  # nothing more goes to the client
+        self._rest = b""  # the line that has not ended yet
+        self._decoder: StreamDecoder = CODECS[wire].stream_decoder()
+        self._texts: list[str] = []
+        self._text_size = 0
+        self._encoder: StreamEncoder | None = None
+        self._raw: list[bytes] = []  # relayed verbatim, not yet read for its text
+        self._raw_size = 0
+        self._last = b""  # the end of what was relayed verbatim
+        self._any_chunk = False
+        self._openai_client = client in _OPENAI_CLIENTS
+        self._openai_wire = wire in _OPENAI_WIRE
+        self._coalescer = Coalescer()
+        self._telling = _TELLING.get(wire, ())
+        if not same_wire(client, wire):
+            self._encoder = CODECS[client].stream_encoder()
+
+    def feed(self, data: bytes) -> bytes:
+        """Bytes for the client after these bytes of the upstream. Raises `LineTooLong`."""
+        if self._closed:
+            return b""
+        if self._rest:
+            data = self._rest + data
+        end = data.rfind(b"\n") + 1
+        if end == len(data):
+            self._rest = b""
+        else:
+            self._rest = data[end:]
+            if len(self._rest) > MAX_LINE:
+                raise LineTooLong(MAX_LINE)
+            if not end:
+                return b""
+            data = data[:end]
+        if self._encoder is None and not self._must_look(data):
+            self._raw.append(data)
+            self._raw_size += end
+            if self._raw_size > _KEEP_RAW:
+                self._read_raw()
+            self._last = data
+            return data
+        out = self._lines(data)
+        self._last = out[-2:] or self._last
+        return out
+
+    def end(self) -> bytes:
+        """Bytes for the client after the upstream ended cleanly: an unfinished line, and what the dialect closes with."""
+        if self._closed:
+            return b""
+        out = self._lines(self._rest + b"\n") if self._rest else b""
+        self._rest = b""
+        if self._closed:
+            return out
+        self._closed = True
+        if self._encoder is not None:
+            return out + self._encoder.end()
+        tail = self._coalescer.flush()
+        if self._openai_client and self._any_chunk:
+            tail += b"data: [DONE]\n\n"
+        if tail:
+            self._last = out or self._last
+            tail = self._boundary() + tail
+        return out + tail
+
+    def fail(self) -> bytes:
+        """Bytes that tell the client, in its own dialect, that the upstream broke off; calls not yet sent are lost."""
+        if self._closed:
+            return b""
+        self._closed = True
+        if self._encoder is not None:
+            return failure(self._client)
+        return self._boundary() + failure(self._client)
+
+    @property
+    def text(self) -> str:
+        """The assistant's text that has gone by."""
+        self._read_raw()
+        return "".join(self._texts)
+
+    def _boundary(self) -> bytes:
+        """The blank line that is missing when the last relayed line belongs to an event that was not closed."""
+        return b"" if self._last.endswith(b"\n\n") or self._last in (b"", b"\n") else b"\n"
+
+    def _must_look(self, data: bytes) -> bool:
+        """Whether lines of the data must be read one by one: something to account for, to merge, or to stop at."""
+        if len(data) > MAX_LINE or b"\r" in data or b"[DONE]" in data:
+            return True
+        if self._openai_wire:
+            return (
+                not self._any_chunk
+                or b'"tool_calls"' in data
+                or b'"error"' in data
+                or data.count(b'"finish_reason"') != data.count(b'"finish_reason":null')
+                or data.count(b'"usage"') != data.count(b'"usage":null')
+            )
+        return any(marker in data for marker in self._telling)
+
+    def _lines(self, data: bytes) -> bytes:
+        out: list[bytes] = []
+        for raw in data[:-1].split(b"\n"):
+            line = raw[:-1] if raw.endswith(b"\r") else raw
+            if len(line) > MAX_LINE:
+                raise LineTooLong(MAX_LINE)
+            if self._encoder is not None:
+                if line.startswith(b"data:"):
+                    out.append(self._translated(line[5:].strip(b" "), self._encoder))
+            else:
+                out.append(self._verbatim(line))
+            if self._closed:
+                break
+        return b"".join(out)
+
+    def _translated(self, payload: bytes, encoder: StreamEncoder) -> bytes:
+        if payload == b"[DONE]":
+            self.done = True
+            self._closed = True
+            return encoder.end()
+        try:
+            event = self._decoder.decode(payload)
+        except DecodeError:
+            return b""
+        if event is None:
+            return b""
+        self._observe(event)
+        if event.text:
+            self._keep(event.text)
+        out = encoder.encode(event)
+        if event.error is not None:
+            self._closed = True
+        return out
+
+    def _verbatim(self, line: bytes) -> bytes:
+        if not line.startswith(b"data:"):
+            return line + b"\n"
+        payload = line[5:].strip(b" ")
+        if payload == b"[DONE]":
+            self.done = True
+            self._closed = True
+            return self._coalescer.flush() + line + b"\n\n"
+        try:
+            event = self._decoder.decode(payload)
+        except DecodeError:
+            return line + b"\n"
+        if event is not None:
+            self._any_chunk = True
+            self._observe(event)
+            if event.text:
+                self._read_raw()
+                self._keep(event.text)
+            if self._openai_client and (event.tool_calls or (event.finish_reason and self._coalescer.pending)):
+                replaced = self._coalescer.absorb(payload)
+                if replaced is not None:
+                    return replaced
+        return line + b"\n"
+
+    def _observe(self, event: StreamEvent) -> None:
+        observed = self.observed
+        if event.id:
+            observed.id = event.id
+        if event.model:
+            observed.model = event.model
+        if event.finish_reason:
+            observed.finish_reason = event.finish_reason
+        if event.usage is not None:
+            if observed.usage is None:
+                observed.usage = event.usage
+            elif observed.usage is not event.usage:
+                observed.usage.merge(event.usage)
+        if event.done:
+            self.done = True
+        if event.error is not None and self.error is None:
+            self.error = event.error
+
+    def _keep(self, text: str) -> None:
+        if self._text_size < MAX_TEXT:
+            self._texts.append(text)
+            self._text_size += len(text)
+
+    def _read_raw(self) -> None:
+        """Reads the texts of what was relayed unread."""
+        if not self._raw:
+            return
+        data, self._raw, self._raw_size = b"".join(self._raw), [], 0
+        for line in data.split(b"\n"):
+            if line.startswith(b"data:"):
+                try:
+                    event = self._decoder.decode(line[5:].strip(b" "))
+                except DecodeError:
+                    continue
+                if event is not None and event.text:
+                    self._keep(event.text)
+
+
+def failure(client: str) -> bytes:
+    """The event that ends a client's stream when the upstream broke off.
+
+    Every dialect gets an `error` member with the same message and type; Anthropic and Responses clients get it in
+    the event their SDK raises on.
+    """
+    codec = CODECS.get(client)
+    if codec is None or client in _OPENAI_CLIENTS:
+        return b"data: " + json.encode({"error": {"message": FAILURE.message, "type": FAILURE.type}}) + b"\n\n"
+    return codec.stream_encoder().encode(StreamEvent(error=FAILURE))

@@ -1,0 +1,96 @@
+"""One request or answer from a client's dialect to an upstream's and back: the room's front door for buffered calls.
+
+Same dialect means the same bytes. Between the OpenAI-shaped dialects, and from Anthropic to Claude on Bedrock, the
+client's own JSON is edited instead of re-encoded, so members that the canonical model lacks survive.
+"""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from . import canonical as c
+from . import normalise
+from .codecs import CODECS
+from .errors import DecodeError
+
+OPENAI_WIRE = frozenset({"openai", "azure", "groq", "deepseek", "xai", "openrouter"})
+_CLASSES = dict.fromkeys(OPENAI_WIRE, "openai") | {"google": "google", "vertex": "google"}
+_NEVER_SAME = frozenset({"groq", "openrouter"})
+_OPENAI_SHAPED = OPENAI_WIRE | {"mistral"}
+_ENCODING_FAULTS = (UnicodeError, RecursionError)
+
+
+class Translated(Struct):
+    """A request body in the upstream's dialect, and the names of the client's members that it does not carry."""
+
+    body: bytes
+    untranslated: tuple[str, ...] = ()
+
+
+def same_wire(client: str, wire: str) -> bool:
+    """Whether bodies pass between the two dialects unchanged."""
+    if client == wire:
+        return True
+    if wire in _NEVER_SAME or client in _NEVER_SAME:
+        return False
+    return _CLASSES.get(client, client) == _CLASSES.get(wire, wire)
+
+
+def translate_request(client: str, wire: str, body: bytes) -> Translated:
+    """The request for the upstream. Raises `DecodeError` when the body is no request of the client's dialect."""
+    if same_wire(client, wire):
+        return Translated(body)
+    try:
+        if client in _OPENAI_SHAPED and wire in _OPENAI_SHAPED:
+            CODECS[client].decode_request(body)  # strictness of a translated call
+            return Translated(normalise.openai_shaped(wire, body))
+        request = CODECS[client].decode_request(body)
+        encoded = CODECS[wire].encode_request(request)
+        if wire == "mistral":
+            encoded = normalise.openai_shaped(wire, encoded)
+        elif wire in OPENAI_WIRE:
+            encoded = normalise.normalise(wire, encoded)
+        return Translated(encoded, tuple(request.untranslated))
+    except _ENCODING_FAULTS as error:
+        raise DecodeError(str(error)) from None
+
+
+def translate_response(client: str, wire: str, body: bytes) -> bytes:
+    """The answer for the client. Raises `DecodeError` when the body is no answer of the upstream's dialect.
+
+    An error object inside a success becomes the error object of the client's dialect.
+    """
+    if same_wire(client, wire):
+        return body
+    try:
+        return CODECS[client].encode_response(CODECS[wire].decode_response(body))
+    except _ENCODING_FAULTS as error:
+        raise DecodeError(str(error)) from None
+
+
+def error_in_success(wire: str, body: bytes) -> c.UpstreamError | None:
+    """The error that a 2xx body describes, None for an ordinary answer or anything unreadable."""
+    try:
+        return CODECS[wire].decode_response(body).error
+    except (DecodeError, *_ENCODING_FAULTS):
+        return None
+
+
+def observe_response(wire: str, body: bytes) -> c.Observed:
+    """Id, model, finish reason and usage of an answer; empty where it says nothing. Never raises."""
+    codec = CODECS.get(wire)
+    if codec is None:
+        return c.Observed()
+    try:
+        response = codec.decode_response(body)
+    except (DecodeError, *_ENCODING_FAULTS):
+        return c.Observed()
+    return c.Observed(response.id, response.model, response.finish_reason, response.usage)
+
+
+def response_text(format: str, body: bytes) -> str:
+    """The answer's text, for policies; empty when there is none or the body is unreadable."""
+    try:
+        return CODECS[format].decode_response(body).text
+    except (DecodeError, KeyError, *_ENCODING_FAULTS):
+        return ""
