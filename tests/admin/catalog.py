@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tests.admin.serving import SECRET
+from trustgate.admin.errors import UpstreamUnavailable
 from trustgate.admin.services import (
     AdminServices,
     AdminSettings,
@@ -82,7 +83,7 @@ def services(**changes: Any) -> AdminServices:
             return await probes.probe(opened, account)
 
     async def tools(registry: Registry) -> Sequence[dict[str, Any]]:
-        raise AssertionError("no test asks for tools without saying what they are")
+        raise UpstreamUnavailable("these tests have no MCP client")
 
     given = {
         "settings": settings(),

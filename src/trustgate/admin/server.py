@@ -19,8 +19,8 @@ from hypercorn.utils import wrap_app
 class ServeSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Limits of the listener; times in seconds. With `certfile` and `keyfile` the listener speaks TLS.
 
-    A head beyond `max_head_bytes` is cut off by the server with a bare 431; the application's own, lower limit is the one
-    that clients meet, with a text.
+    A head beyond `max_head_bytes` is cut off by the server with a bare 431; the application has its own, lower limit,
+    which is the one that clients meet, with a text.
     """
 
     idle_timeout_s: float = 120.0
