@@ -249,7 +249,7 @@ class Console(Struct, frozen=True):
     admin_password_hash: Annotated[
         str,
         Var(
-            "CONSOLE_ADMIN_PASSWORD_HASH", STR, "Hash of the console password (`trustgate token --help`).", secret=True
+            "CONSOLE_ADMIN_PASSWORD_HASH", STR, "Hash of the console's password.", secret=True
         ),
     ] = ""
     oidc_issuer: Annotated[str, Var("CONSOLE_OIDC_ISSUER", STR, "Issuer of the console's single sign-on.")] = ""

@@ -1,0 +1,5 @@
+"""`python -m trustgate` is the `trustgate` command."""
+
+from trustgate.cli import main
+
+main()

@@ -1,0 +1,1 @@
+"""What each `trustgate` command does; `cli.py` has their names and options."""
