@@ -5,6 +5,7 @@ the traffic planes; `trustgate dev` and `trustgate quickstart` start it.
 """
 
 import hashlib
+import os
 import re
 import socket
 import threading
@@ -215,7 +216,7 @@ def base_url(listener: socket.socket) -> str:
 async def serve(listener: socket.socket) -> None:
     """Serve until cancelled. The socket is not closed on return."""
     config = Config()
-    config.bind = [f"fd://{listener.fileno()}"]
+    config.bind = [f"fd://{os.dup(listener.fileno())}"]  # Hypercorn closes what it is given
     config.accesslog = config.errorlog = None
     config.graceful_timeout = 1
     await hypercorn_serve(app, config, mode="asgi", shutdown_trigger=trio.sleep_forever)  # type: ignore[arg-type]
