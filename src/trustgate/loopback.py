@@ -244,4 +244,5 @@ def running(data_dir: Path | None = None) -> Iterator[str]:
     finally:
         token[0].run_sync_soon(scope.cancel)
         thread.join(timeout=5)
+        listener.shutdown(socket.SHUT_RDWR)  # Hypercorn's duplicate lives until it is collected; the port is free now
         listener.close()
