@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 import trio
+import trio.testing
 from tests.actors import world
 from tests.actors.world import KEY, AnyCatalog, Target
 
