@@ -130,7 +130,7 @@ def client(account: AwsAccount, service: str, environ: Mapping[str, str], keys: 
 
 def resolve(account: AwsAccount, session_name: str, environ: Mapping[str, str]) -> Token[Keys]:
     """Keys from STS or from the default chain; blocks. Raises `CredentialError`."""
-    from botocore.exceptions import BotoCoreError, ClientError
+    from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 
     try:
         if account.role:
@@ -139,6 +139,8 @@ def resolve(account: AwsAccount, session_name: str, environ: Mapping[str, str]) 
     except ClientError as problem:
         code = problem.response.get("Error", {}).get("Code", "")
         raise CredentialError(f"AWS error: {code}") from problem
+    except ParamValidationError as problem:
+        raise CredentialError("AWS error: ValidationError") from problem
     except BotoCoreError as problem:
         raise CredentialError("could not reach AWS") from problem
 

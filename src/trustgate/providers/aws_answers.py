@@ -95,6 +95,9 @@ class FrameRelay:
     def text(self) -> str:
         return self._inner.text
 
+    def fail(self) -> bytes:
+        return self._inner.fail()
+
     def feed(self, data: bytes) -> bytes:
         from botocore.eventstream import ParserError
 

@@ -7,7 +7,9 @@ What must not: the clouds' own ways (`entra`, `gcp`, `aws`).
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+import socket
+import ssl
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any, Protocol
 from urllib.parse import quote, urlencode
 
@@ -239,34 +241,39 @@ async def request_token(
     return Token(answer.access_token, lifetime_s)
 
 
-def reason(problem: Exception) -> str:
+def reason(problem: BaseException) -> str:
     """The class of a transport error in a word or two; never an address or other text of the error itself."""
-    if isinstance(problem, (httpx.TimeoutException, TimeoutError)):
-        return "timeout"
-    if isinstance(problem, httpx.ConnectError):
-        told = f"{problem} {problem.__cause__ or ''} {problem.__context__ or ''}".lower()
-        for needle, name in _CONNECT_REASONS:
-            if needle in told:
+    for cause in _causes(problem):
+        for kind, name in _REASONS:
+            if isinstance(cause, kind):
                 return name
-        return "connection failed"
-    if isinstance(problem, (httpx.UnsupportedProtocol, httpx.InvalidURL, ValueError)):
-        return "invalid URL"
-    if isinstance(problem, httpx.ProtocolError):
-        return "protocol error"
-    return "connection broken"
+    return "connection failed" if isinstance(problem, httpx.ConnectError) else "connection broken"
 
 
-_CONNECT_REASONS = (
-    ("certificate", "certificate not accepted"),
-    ("ssl", "TLS failure"),
-    ("tls", "TLS failure"),
-    ("refused", "connection refused"),
-    ("errno 111", "connection refused"),
-    ("connection attempts failed", "connection refused"),
-    ("name or service", "host not found"),
-    ("getaddrinfo", "host not found"),
-    ("no address", "host not found"),
-    ("name resolution", "host not found"),
-    ("nodename", "host not found"),
-    ("unreachable", "network unreachable"),
+def _causes(problem: BaseException) -> Iterator[BaseException]:
+    """What led to `problem`, the root first; at most a few steps, for chains can be circular."""
+    chain: list[BaseException] = []
+    pending: list[BaseException] = [problem]
+    while pending and len(chain) < 16:
+        current = pending.pop()
+        if current in chain:
+            continue
+        chain.append(current)
+        if isinstance(current, BaseExceptionGroup):
+            pending.extend(current.exceptions)
+        pending.extend(cause for cause in (current.__context__, current.__cause__) if cause is not None)
+    return reversed(chain)
+
+
+_REASONS: tuple[tuple[type[BaseException], str], ...] = (
+    (ssl.SSLCertVerificationError, "certificate not accepted"),
+    (ssl.SSLError, "TLS failure"),
+    (socket.gaierror, "host not found"),
+    (ConnectionRefusedError, "connection refused"),
+    (ConnectionResetError, "connection reset"),
+    (httpx.TimeoutException, "timeout"),
+    (TimeoutError, "timeout"),
+    (httpx.UnsupportedProtocol, "invalid URL"),
+    (httpx.InvalidURL, "invalid URL"),
+    (httpx.ProtocolError, "protocol error"),
 )

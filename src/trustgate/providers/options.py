@@ -156,4 +156,4 @@ class Site(msgspec.Struct, frozen=True):
     @classmethod
     def of(cls, url: str, query: str = "", action: str = "") -> Site:
         parts = urlsplit(url)
-        return cls(f"{parts.scheme}://{parts.netloc}", parts.path, query, action)
+        return cls(f"{parts.scheme}://{parts.netloc.lower()}", parts.path, query, action)

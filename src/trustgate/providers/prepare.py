@@ -106,10 +106,9 @@ class ProviderClient:
         plan = self._plans.get((client_format, capability, stream)) or self._plan(client_format, capability, stream)
         prepared = self._draft(plan, body, allowance, client_model, previous_response_id)
         if plan.headers is None:
-            assert self._authorization is not None and self.provider is not None
+            assert self._authorization is not None and self.provider is not None and self._site is not None
             fixed = self.provider.headers
-            url = str(plan.origin) + prepared.target
-            outgoing = Outgoing(prepared.method, url, fixed, prepared.body)
+            outgoing = Outgoing(prepared.method, self._site.root + prepared.target, fixed, prepared.body)
             prepared.headers = merged(fixed, await self._authorization.headers(outgoing))
         return prepared
 

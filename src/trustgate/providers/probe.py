@@ -141,7 +141,7 @@ async def _aws_identity(services: Services, account: Any) -> Outcome:
 
 def _caller_identity(account: aws.AwsAccount, environ: Any) -> Outcome:
     """STS GetCallerIdentity, in the assumed role when there is one; blocks."""
-    from botocore.exceptions import BotoCoreError, ClientError
+    from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 
     try:
         keys = aws.resolve_role(account, aws.ROLE_SESSION, environ).value if account.role else None
@@ -152,6 +152,8 @@ def _caller_identity(account: aws.AwsAccount, environ: Any) -> Outcome:
         if status in (401, 403) or code in _AWS_REJECTIONS:
             return Outcome(False, AUTHENTICATION, message="AWS rejected the credentials")
         return Outcome(False, PROVIDER_STAGE, message=f"AWS error: {code}")
+    except ParamValidationError:
+        return Outcome(False, PROVIDER_STAGE, message="AWS error: ValidationError")
     except BotoCoreError:
         return Outcome(False, CONNECTIVITY, message="could not reach AWS")
     return Outcome(True, AUTHENTICATION)
