@@ -248,9 +248,7 @@ class Console(Struct, frozen=True):
     ] = None
     admin_password_hash: Annotated[
         str,
-        Var(
-            "CONSOLE_ADMIN_PASSWORD_HASH", STR, "Hash of the console's password.", secret=True
-        ),
+        Var("CONSOLE_ADMIN_PASSWORD_HASH", STR, "Hash of the console's password.", secret=True),
     ] = ""
     oidc_issuer: Annotated[str, Var("CONSOLE_OIDC_ISSUER", STR, "Issuer of the console's single sign-on.")] = ""
     oidc_client_id: Annotated[str, Var("CONSOLE_OIDC_CLIENT_ID", STR, "Client id of the console there.")] = ""
