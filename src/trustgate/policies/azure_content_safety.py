@@ -1,16 +1,101 @@
-"""TEMP"""
+"""Policy `azure_content_safety`: prompts screened by Azure's text analysis, by severity (spec 04 §14.13)."""
 
 from __future__ import annotations
 
-from trustgate.policies.azure_content_safety_settings import Settings, check
-from trustgate.policies.plugin import Binding, Plugin
+import time
+from typing import Any
+
+import msgspec
+
+from trustgate.policies.azure_content_safety_settings import (
+    CATEGORIES,
+    DEFAULT_MESSAGE,
+    FOUR,
+    Settings,
+    check,
+)
+from trustgate.policies.model import Effect, Mark, PolicyRequest, Run, reject
+from trustgate.policies.plugin import Binding, Plugin, PolicyError
+from trustgate.policies.texts import prompt_of, prompt_text
+
+TIMEOUT_S = 10.0
+HIGHEST_SEVERITY = 7
+
+
+class _Analysis(msgspec.Struct):
+    category: str = ""
+    severity: int = 0
+
+
+class _Answer(msgspec.Struct):
+    categoriesAnalysis: list[_Analysis] = []
 
 
 class AzureContentSafety:
-    waits = False
+    waits = True
 
     def __init__(self, settings: Settings, binding: Binding) -> None:
-        pass
+        check(settings)
+        self._http = binding.services.http
+        self._blocking = binding.blocking
+        self._mode = binding.mode
+        self._endpoint = settings.endpoint.strip()
+        self._output_type = settings.output_type or FOUR
+        self._categories = settings.categories or CATEGORIES
+        self._thresholds = settings.category_severity
+        self._message = settings.message or DEFAULT_MESSAGE
+        self._headers = (("Ocp-Apim-Subscription-Key", settings.api_key), ("Content-Type", "application/json"))
+
+    async def pre_request(self, request: PolicyRequest, run: Run, mark: Mark) -> Effect | None:
+        prompt = prompt_of(request) if request.provider else None
+        text = prompt_text(prompt) if prompt is not None else ""
+        if not text.strip():
+            return None
+        extras: dict[str, Any] = {"endpoint": self._endpoint, "output_type": self._output_type}
+        mark.extras = extras
+        started = time.perf_counter()
+        try:
+            severities = await self._ask(text)
+        except PolicyError:
+            extras |= {"mode": self._mode, "latency_ms": _since(started), "failed_open": True}
+            if not self._blocking:
+                return None
+            extras["decision"] = mark.decision = "failed_closed"
+            raise
+        extras["severities"] = severities
+        breached = [
+            {"category": name, "severity": severity, "threshold": self._thresholds[name]}
+            for name, severity in severities.items()
+            if name in self._thresholds and severity >= self._thresholds[name]
+        ]
+        extras |= {"mode": self._mode, "latency_ms": _since(started)}
+        if not breached:
+            extras["decision"] = mark.decision = "allowed"
+            return None
+        extras["breached_categories"] = breached
+        worst = max(breached, key=lambda found: found["severity"])
+        mark.score, mark.score_label = worst["severity"] / HIGHEST_SEVERITY, worst["category"]
+        if not self._blocking:
+            extras["decision"] = mark.decision = "reported"
+            return None
+        extras["decision"], mark.decision = "blocked", "block"
+        error = {"type": "content_flagged", "message": self._message, "categories": breached}
+        return reject(403, self._message, type="content_flagged", body={"error": error})
+
+    async def _ask(self, text: str) -> dict[str, int]:
+        body = {"text": text, "categories": list(self._categories), "outputType": self._output_type}
+        reply = await self._http(self._endpoint, self._headers, msgspec.json.encode(body), timeout_s=TIMEOUT_S)
+        if not 200 <= reply.status < 300:
+            raise PolicyError(f"content safety answered {reply.status}")
+        try:
+            found = msgspec.json.decode(reply.body, type=_Answer).categoriesAnalysis
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            raise PolicyError("content safety answered something that is not its JSON") from None
+        return {analysis.category: analysis.severity for analysis in found}
+
+
+def _since(started: float) -> int:
+    return round((time.perf_counter() - started) * 1000)
 
 
 PLUGIN = Plugin(
@@ -20,9 +105,9 @@ PLUGIN = Plugin(
     group="Guardrails",
     mandatory=("pre_request",),
     supported=("pre_request",),
+    inspects=True,
     settings=Settings,
     check=check,
     build=AzureContentSafety,
-    inspects=True,
     secrets=(("api_key",),),
 )

@@ -37,3 +37,32 @@ def with_model(body: bytes, model: str) -> bytes:
         return set_members(body, {name: model})
     except (msgspec.DecodeError, UnicodeDecodeError, DecodeError):
         return body
+
+
+class _Bounds(msgspec.Struct):
+    max_tokens: Any = None
+    max_completion_tokens: Any = None
+    max_output_tokens: Any = None
+    n: Any = None
+    generationConfig: Any = None
+
+
+_BOUNDS = msgspec.json.Decoder(_Bounds)
+
+
+def output_bound(body: bytes, default: int) -> tuple[int, int]:
+    """How many answers a request asks for, and the output tokens of each at most (`default` when it names none)."""
+    try:
+        found = _BOUNDS.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return 1, default
+    google: dict[str, Any] = found.generationConfig if isinstance(found.generationConfig, dict) else {}
+    bounds = (
+        found.max_completion_tokens,
+        found.max_tokens,
+        found.max_output_tokens,
+        google.get("maxOutputTokens"),
+    )
+    bound = next((value for value in bounds if isinstance(value, int) and value > 0), default)
+    answers = next((value for value in (found.n, google.get("candidateCount")) if isinstance(value, int)), 1)
+    return max(1, answers), bound

@@ -45,12 +45,17 @@ class Slot(msgspec.Struct):
 
 
 class Call(msgspec.Struct):
-    """A tool call. `arguments` is JSON text; `slot` holds it where the dialect keeps it as a string."""
+    """A tool call. `arguments` is JSON text; `slot` holds it where the dialect keeps it as a string.
+
+    `item` is the call's own object and `home` the list that contains it.
+    """
 
     id: str
     name: str
     arguments: str
     slot: Slot | None = None
+    home: list[Any] | None = None
+    item: Any = None
 
 
 class Turn(msgspec.Struct):
@@ -103,6 +108,42 @@ class Answer(msgspec.Struct):
 def joined(slots: list[Slot]) -> str:
     """The non-empty texts, separated by line feeds."""
     return "\n".join(slot.text for slot in slots if slot.text)
+
+
+_NO_CALL_LEFT = {OPENAI: "stop", ANTHROPIC: "end_turn", GOOGLE: "STOP"}
+
+
+def refuse_calls(answer: Answer, refused: list[Call], text: str) -> None:
+    """Take calls out of an answer and append `text` to its content; without calls left it has simply stopped."""
+    for call in refused:
+        if call.home is not None:
+            call.home[:] = [item for item in call.home if item is not call.item]
+    answer.calls = [call for call in answer.calls if not any(call is other for other in refused)]
+    if answer.slots:
+        answer.slots[-1].text += text
+    else:
+        _add_text(answer, text)
+    if not answer.calls and answer.finish is not None:
+        answer.finish.text = _NO_CALL_LEFT[answer.format]
+    if answer.format == OPENAI:
+        for choice in _objects(answer.tree.get("choices")):
+            message = choice.get("message")
+            if isinstance(message, dict) and message.get("tool_calls") == []:
+                del message["tool_calls"]
+
+
+def _add_text(answer: Answer, text: str) -> None:
+    """Give an answer that has no text one."""
+    tree = answer.tree
+    if answer.format == OPENAI:
+        next(_objects(tree["choices"]))["message"]["content"] = text
+    elif answer.format == ANTHROPIC:
+        tree["content"].append({"type": "text", "text": text})
+    elif answer.format == RESPONSES:
+        content = [{"type": "output_text", "text": text, "annotations": []}]
+        tree["output"].append({"type": "message", "role": "assistant", "status": "completed", "content": content})
+    else:
+        next(_objects(tree["candidates"]))["content"].setdefault("parts", []).append({"text": text})
 
 
 def read_prompt(format_: str, body: bytes) -> Prompt | None:
@@ -169,7 +210,14 @@ def _openai_calls(message: Tree) -> list[Call]:
         if isinstance(function, dict):
             slot = Slot(function, "arguments") if isinstance(function.get("arguments"), str) else None
             calls.append(
-                Call(_name(call.get("id")), _name(function.get("name")), _arguments(function.get("arguments")), slot)
+                Call(
+                    _name(call.get("id")),
+                    _name(function.get("name")),
+                    _arguments(function.get("arguments")),
+                    slot,
+                    message["tool_calls"],
+                    call,
+                )
             )
     return calls
 
@@ -335,7 +383,16 @@ def _anthropic_answer(answer: Answer) -> bool:
     answer.slots += _content_slots(answer.tree, "content")
     for block in _objects(blocks):
         if block.get("type") == "tool_use":
-            answer.calls.append(Call(_name(block.get("id")), _name(block.get("name")), _arguments(block.get("input"))))
+            answer.calls.append(
+                Call(
+                    _name(block.get("id")),
+                    _name(block.get("name")),
+                    _arguments(block.get("input")),
+                    None,
+                    blocks,
+                    block,
+                )
+            )
     thinking = [_name(block.get("thinking")) for block in _objects(blocks) if block.get("type") == "thinking"]
     answer.reasoning = "\n\n".join(text for text in thinking if text)
     answer.finish = Slot(answer.tree, "stop_reason")
@@ -354,7 +411,14 @@ def _responses_answer(answer: Answer) -> bool:
         elif kind == "function_call":
             slot = Slot(item, "arguments") if isinstance(item.get("arguments"), str) else None
             answer.calls.append(
-                Call(_name(item.get("call_id")), _name(item.get("name")), _arguments(item.get("arguments")), slot)
+                Call(
+                    _name(item.get("call_id")),
+                    _name(item.get("name")),
+                    _arguments(item.get("arguments")),
+                    slot,
+                    output,
+                    item,
+                )
             )
         elif kind == "reasoning":
             reasoning += [_name(part.get("text")) for part in _objects(item.get("summary"))]
@@ -371,6 +435,7 @@ def _google_answer(answer: Answer) -> bool:
         for at, part in enumerate(parts):
             call = _google_call(part, f"{index}.{at}")
             if call is not None:
+                call.home, call.item = content["parts"], part
                 answer.calls.append(call)
         if index == 0:
             thoughts = [_name(part.get("text")) for part in parts if part.get("thought") is True]
