@@ -35,7 +35,7 @@ class Catalog:
         return policies.protocols(slug)
 
     def policy_settings_refusal(self, slug: str, settings: Json, protocol: str) -> str | None:
-        return policies.refusal(slug, settings, protocol)
+        return policies.settings_refusal(slug, settings, protocol)
 
     def policy_secret_paths(self, slug: str) -> tuple[tuple[str, ...], ...]:
         return policies.secret_paths(slug)

@@ -125,7 +125,9 @@ def hypercorn_server(
 
         async with trio.open_nursery() as nursery:
             await nursery.start(
-                lambda task_status: serve_admin(app, sockets, serve_settings, shutdown=shutdown, task_status=task_status)
+                lambda task_status: serve_admin(
+                    app, sockets, serve_settings, shutdown=shutdown, task_status=task_status
+                )
             )
             log.info("HTTP server starting", server=name, addr=address(sockets))
             task_status.started()

@@ -16,6 +16,8 @@ import trio
 from trustgate.actors.follower import Follower
 from trustgate.app import listeners
 from trustgate.app.admin_plane import open_admin
+from trustgate.app.mcp_plane import ProbeApp
+from trustgate.app.observer import open_observer
 from trustgate.app.parts import Parts, open_parts
 from trustgate.app.proxy_plane import open_proxy
 from trustgate.app.readiness import Readiness
@@ -28,8 +30,8 @@ from trustgate.view.gateway import Directory, GatewayView
 log = structlog.get_logger("trustgate.app")
 
 DATA_PLANES = frozenset({"proxy", "mcp"})
-OnReady = Callable[[dict[str, list[str]]], Awaitable[None]]
-"""Told the addresses of every plane once all of them serve."""
+OnReady = Callable[[dict[str, int]], Awaitable[None]]
+"""Told the port of every plane once all of them serve."""
 
 
 def main(planes: frozenset[str], settings: Settings, on_ready: OnReady | None = None) -> int:
@@ -90,27 +92,28 @@ async def run_planes(
     sockets = {plane: listeners.bind(port) for plane, port in ports(planes, settings).items()}
     async with open_parts(settings, planes) as parts, AsyncExitStack() as stack:
         directory = Directory()
-        readiness = Readiness(parts)
-        following = await stack.enter_async_context(trio.open_nursery())
-        stack.callback(following.cancel_scope.cancel)
-        follower = await start_follower(planes, parts, directory, following)
-        serving: list[Callable[..., Awaitable[None]]] = []
+        readiness = Readiness(parts.store, parts.shared, embedded=settings.embedded(planes))
+        background = await stack.enter_async_context(trio.open_nursery())
+        stack.callback(background.cancel_scope.cancel)
+        await background.start(readiness.run)
+        follower = await start_follower(planes, parts, directory, background)
+        observer = await stack.enter_async_context(open_observer(parts))
+        serving: list[listeners.Serve] = []
         if "admin" in planes:
             admin = await stack.enter_async_context(open_admin(parts, follower, readiness))
             serving.append(listeners.admin_server(admin, sockets["admin"], settings, stop, readiness))
         if "proxy" in planes:
             assert follower is not None, "a data plane follows the log"
-            proxy = await stack.enter_async_context(open_proxy(parts, directory, follower, readiness))
+            proxy = await stack.enter_async_context(open_proxy(parts, directory, follower, observer, readiness))
             serving.append(listeners.wire_server(proxy, sockets["proxy"], settings, stop, readiness, "proxy"))
         if "mcp" in planes:
-            assert follower is not None, "a data plane follows the log"
-            mcp = await stack.enter_async_context(open_mcp(parts, directory, follower, readiness))
+            mcp = ProbeApp(settings.app.version, readiness)
             serving.append(listeners.wire_server(mcp, sockets["mcp"], settings, stop, readiness, "mcp"))
         async with trio.open_nursery() as nursery:
             for server in serving:
                 await nursery.start(server)
             if on_ready is not None:
-                await on_ready({plane: [f"http://127.0.0.1:{s.getsockname()[1]}" for s in sockets[plane][:1]] for plane in sockets})
+                await on_ready({plane: found[0].getsockname()[1] for plane, found in sockets.items()})
 
 
 def ports(planes: frozenset[str], settings: Settings) -> dict[str, int]:

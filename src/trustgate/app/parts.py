@@ -6,14 +6,13 @@ import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
 
 import msgspec
 
 from trustgate.app.catalog import Catalog
 from trustgate.app.storage import Shared, open_shared, server_key, store_of
+from trustgate.balance.embedding import Embedder
 from trustgate.domain.entities import EmbeddingConfig
-from trustgate.policies.http import pooled_http
 from trustgate.policies.plugin import Environment, Price
 from trustgate.policies.plugin import Services as PolicyServices
 from trustgate.providers.catalog import ModelCatalog
@@ -21,6 +20,7 @@ from trustgate.providers.services import Services as ProviderServices
 from trustgate.settings import Settings
 from trustgate.settings.secret_keys import check_length
 from trustgate.store import EventStore
+from trustgate.telemetry.exporter_settings import validate_exporter
 from trustgate.wire.client import Pool, PoolConfig
 
 
@@ -51,3 +51,46 @@ def policy_environment(settings: Settings) -> Environment:
         openai_moderation_timeout_s=guards.openai_moderation_timeout_s,
         vector_store=settings.sessions.semantic_cache_vector_store,
     )
+
+
+@asynccontextmanager
+async def open_parts(settings: Settings, planes: frozenset[str]) -> AsyncIterator[Parts]:
+    """Open everything in the order of spec 06 §4. Raises ConfigurationError and StoreError for what stops a start."""
+    async with (
+        open_shared(settings) as shared,
+        ProviderServices.open(os.environ) as providers,
+        Pool(pool_config(settings)) as pool,
+    ):
+        key = await server_key(settings, planes, shared)
+        check_length(key)
+        environment = policy_environment(settings)
+        models = ModelCatalog({})
+        async with store_of(settings, planes, key) as store:
+            yield Parts(
+                settings=settings,
+                planes=planes,
+                secret_key=key,
+                shared=shared,
+                store=store,
+                pool=pool,
+                providers=providers,
+                policies=PolicyServices(
+                    limits=shared.limits,
+                    price=lambda provider, model: price_of(models, provider, model),
+                    environment=environment,
+                    clock=time.time,
+                ),
+                models=models,
+                catalog=Catalog(environment, lambda entry: validate_exporter(entry, os.environ), {}),
+                embed=Embedder(pool),
+            )
+
+
+def pool_config(settings: Settings) -> PoolConfig:
+    return PoolConfig(max_connections_per_origin=settings.upstream.max_connections_per_origin)
+
+
+def price_of(models: ModelCatalog, provider: str, model: str) -> Price | None:
+    """The catalog's price of exactly that model, USD per token; None when it has none."""
+    found = models.prices.exact(provider, model)
+    return None if found is None else Price(input=found.input, output=found.output)

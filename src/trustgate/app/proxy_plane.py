@@ -3,33 +3,28 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import trio
 
-from trustgate.app.storage import Shared
+from trustgate.actors.follower import Follower
+from trustgate.app.parts import Parts
+from trustgate.app.readiness import Readiness
 from trustgate.balance.health import LocalHealth
 from trustgate.balance.hints import ComplexityScorer, SemanticHints
 from trustgate.balance.redis_health import RedisHealth
-from trustgate.domain.entities import EmbeddingConfig
 from trustgate.identity.authenticate import IdentityServices
 from trustgate.identity.jwks import HttpFetcher, KeySets
 from trustgate.identity.verify import Introspector
 from trustgate.policies.engine import compile_chain
-from trustgate.policies.plugin import Environment
-from trustgate.policies.plugin import Services as PolicyServices
 from trustgate.providers.prepare import client_for
-from trustgate.providers.services import Services as ProviderServices
 from trustgate.proxy.app import ProxyApp
 from trustgate.proxy.runtime import Runtimes
 from trustgate.proxy.services import Observer, ProxyConfig, ProxyServices
 from trustgate.proxy.session import Sessions
 from trustgate.settings import Settings
 from trustgate.view.gateway import Directory
-from trustgate.wire.client import Pool, PoolConfig
-
-Embedder = Callable[[EmbeddingConfig, str], Awaitable[Sequence[float]]]
 
 
 def proxy_config(settings: Settings) -> ProxyConfig:
@@ -50,19 +45,6 @@ def proxy_config(settings: Settings) -> ProxyConfig:
     )
 
 
-def policy_environment(settings: Settings) -> Environment:
-    guards = settings.guards
-    return Environment(
-        trustguard_base_url=guards.trustguard_base_url,
-        trustguard_client_id=guards.trustguard_client_id,
-        trustguard_client_secret=guards.trustguard_client_secret,
-        trustguard_timeout_s=guards.trustguard_timeout_s,
-        openai_moderation_base_url=guards.openai_moderation_base_url,
-        openai_moderation_timeout_s=guards.openai_moderation_timeout_s,
-        vector_store=settings.sessions.semantic_cache_vector_store,
-    )
-
-
 @asynccontextmanager
 async def open_identity(secret_key: bytes) -> AsyncIterator[IdentityServices]:
     """Key sets and introspection of one plane."""
@@ -79,59 +61,45 @@ async def open_identity(secret_key: bytes) -> AsyncIterator[IdentityServices]:
 
 @asynccontextmanager
 async def open_proxy(
-    settings: Settings,
-    *,
-    secret_key: bytes,
-    directory: Directory,
-    catch_up: Callable[[], Awaitable[object]],
-    shared: Shared,
-    policies: PolicyServices,
-    pool: Pool,
-    providers: ProviderServices,
-    embed: Embedder,
-    observer: Observer,
-    readiness: Callable[[], dict[str, str]],
+    parts: Parts, directory: Directory, follower: Follower, observer: Observer, readiness: Readiness
 ) -> AsyncIterator[ProxyApp]:
     """The proxy application; its background tasks live as long as the context."""
+    settings, shared = parts.settings, parts.shared
     async with AsyncExitStack() as stack:
-        identity = await stack.enter_async_context(open_identity(secret_key))
+        identity = await stack.enter_async_context(open_identity(parts.secret_key.encode()))
         background = await stack.enter_async_context(trio.open_nursery())
         stack.callback(background.cancel_scope.cancel)
         health: LocalHealth | RedisHealth = LocalHealth(time.time)
         if shared.redis is not None:
             health = RedisHealth(shared.redis, time.time)
             background.start_soon(health.run)
-        scorer = ComplexityScorer(settings.guards.firewall_base_url, settings.guards.firewall_secret_key, time.time)
+        guards = settings.guards
+        scorer = ComplexityScorer(guards.firewall_base_url, guards.firewall_secret_key, time.time)
         stack.push_async_callback(scorer.aclose)
 
-        async def bring_up_to_date() -> None:
-            await catch_up()
+        async def catch_up() -> None:
+            await follower.catch_up()
 
-        yield ProxyApp(
-            ProxyServices(
-                config=proxy_config(settings),
-                directory=directory,
-                catch_up=bring_up_to_date,
-                identity=identity,
-                health=health,
-                semantic=SemanticHints(embed),
-                scorer=scorer,
-                limits=shared.limits,
-                sessions=Sessions(shared.state, settings.sessions.ttl_s, settings.sessions.enabled),
-                pool=pool,
-                providers=providers,
-                policies=policies,
-                runtimes=Runtimes(
-                    lambda consumer, gateway: compile_chain(consumer, gateway, policies),
-                    lambda registry: client_for(registry, providers),
-                ),
-                observer=observer,
-                background=background,
-                readiness=readiness,
-                now=time.time,
-            )
+        services = ProxyServices(
+            config=proxy_config(settings),
+            directory=directory,
+            catch_up=catch_up,
+            identity=identity,
+            health=health,
+            semantic=SemanticHints(parts.embed),
+            scorer=scorer,
+            limits=shared.limits,
+            sessions=Sessions(shared.state, settings.sessions.ttl_s, settings.sessions.enabled),
+            pool=parts.pool,
+            providers=parts.providers,
+            policies=parts.policies,
+            runtimes=Runtimes(
+                lambda consumer, gateway: compile_chain(consumer, gateway, parts.policies),
+                lambda registry: client_for(registry, parts.providers),
+            ),
+            observer=observer,
+            background=background,
+            readiness=readiness,
+            now=time.time,
         )
-
-
-def pool_config(settings: Settings) -> PoolConfig:
-    return PoolConfig(max_per_origin=settings.upstream.max_connections_per_origin)
+        yield ProxyApp(services)

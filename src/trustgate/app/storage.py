@@ -14,6 +14,7 @@ import structlog
 import trio
 
 from trustgate.limits import Limits, MemoryLimits
+from trustgate.limits.redis import redis_limits
 from trustgate.limits.shared import LocalState, RedisState, SharedState
 from trustgate.settings import ConfigurationError, Settings
 from trustgate.settings import secret_keys as keys
@@ -40,8 +41,6 @@ async def open_shared(settings: Settings) -> AsyncIterator[Shared]:
     if not settings.redis.configured:
         yield Shared(limits=MemoryLimits(), state=LocalState(trio.current_time))
         return
-    from trustgate.limits.redis import RedisLimits
-
     config = settings.redis
     options: dict[str, Any] = {
         "host": config.host,
@@ -63,7 +62,7 @@ async def open_shared(settings: Settings) -> AsyncIterator[Shared]:
         except Exception as error:
             raise ConfigurationError(f"redis at {config.host}:{config.port} does not answer: {error}") from error
         log.info("redis connected successfully", host=config.host, port=config.port)
-        async with RedisLimits.open(redis) as limits:
+        async with redis_limits(redis) as limits:
             yield Shared(limits=limits, state=RedisState(redis), redis=redis)
 
 

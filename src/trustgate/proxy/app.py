@@ -47,8 +47,6 @@ class ProxyApp:
 
     def __init__(self, services: ProxyServices) -> None:
         self._services = services
-        self.draining = False
-        """Set when shutdown begins: `/readyz` then answers 503."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -180,10 +178,10 @@ class ProxyApp:
         version = self._services.config.version
         if path != "/readyz":
             return 200, [JSON], msgspec.json.encode({"status": "healthy", "time": now, "version": version})
-        dependencies = self._services.readiness()
+        dependencies = self._services.readiness.now()
         # Traffic fails open without Redis, and goes on from the last view without the store; a missing snapshot it is
         # not.
-        ready = not self.draining and dependencies.get("snapshot", "ok") == "ok"
+        ready = not self._services.readiness.draining and dependencies.get("snapshot", "ok") == "ok"
         answer = {
             "dependencies": dependencies,
             "status": "ready" if ready else "not_ready",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol
 
 import msgspec
@@ -54,6 +54,14 @@ class Observer(Protocol):
         ...
 
 
+class Readiness(Protocol):
+    """What `/readyz` answers from: dependencies as `ok` or `unavailable`, and whether shutdown has begun."""
+
+    draining: bool
+
+    def now(self) -> Mapping[str, str]: ...
+
+
 class ProxyServices(msgspec.Struct, frozen=True, kw_only=True):
     """Everything a stage may use. `catch_up` brings the directory up to the log before a miss is believed."""
 
@@ -72,5 +80,5 @@ class ProxyServices(msgspec.Struct, frozen=True, kw_only=True):
     runtimes: Runtimes
     observer: Observer
     background: trio.Nursery
-    readiness: Callable[[], dict[str, str]]
+    readiness: Readiness
     now: Callable[[], float]

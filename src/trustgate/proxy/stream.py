@@ -21,7 +21,6 @@ from trustgate.wire.errors import TimedOut, WireError
 
 log = structlog.get_logger(__name__)
 
-MAX_HELD_BYTES = 64 * 1024
 MAX_KEPT_BYTES = 8 * 1024 * 1024
 
 
@@ -47,7 +46,7 @@ class OpenStream:
         """Wait for the first event. Raises WireError or StreamBroken when the upstream fails before it."""
         with trio.move_on_after(deadline_s) as scope:
             held = 0
-            while not self.relay.started and held < MAX_HELD_BYTES:
+            while not held:
                 chunk = await anext(self._chunks, None)
                 if chunk is None:
                     self._ended = True

@@ -1,0 +1,111 @@
+"""The admin plane of a process: the control plane, and what the Admin API is given from other rooms."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import structlog
+
+from trustgate.actors.control import ControlPlane
+from trustgate.actors.follower import Follower
+from trustgate.admin.app import create_app
+from trustgate.admin.errors import UpstreamUnavailable
+from trustgate.admin.services import (
+    AdminServices,
+    AdminSettings,
+    ConnectionTest,
+    CORSSettings,
+    MachineKey,
+    MachineSettings,
+)
+from trustgate.app.announce import Announcer
+from trustgate.app.parts import Parts
+from trustgate.app.readiness import Readiness
+from trustgate.domain.entities import Registry
+from trustgate.policies import registry as policies
+from trustgate.providers.catalog import providers_catalog
+from trustgate.providers.probe import Inline, probe
+from trustgate.settings import Settings
+from trustgate.settings.secret_keys import parse_public_keys
+
+Json = dict[str, Any]
+
+log = structlog.get_logger("trustgate.app")
+
+
+def admin_settings(settings: Settings, secret_key: str) -> AdminSettings:
+    admin, cors = settings.admin, settings.cors
+    found, warnings = parse_public_keys(admin.m2m_public_keys)
+    for warning in warnings:
+        log.warning(warning.message, key=warning.key)
+    return AdminSettings(
+        secret_key=secret_key.encode(),
+        version=settings.app.version,
+        gateway_base_domain=settings.server.gateway_base_domain,
+        mcp_base_domain=settings.server.mcp_base_domain,
+        platform_claim_required=admin.platform_claim_required,
+        require_exp=admin.require_exp,
+        machine=MachineSettings(
+            issuer=admin.m2m_issuer,
+            audience=admin.m2m_audience,
+            keys=tuple(MachineKey(key.pem, key.kid or None) for key in found),
+            max_token_ttl_s=admin.m2m_max_token_ttl_s,
+        ),
+        cors=CORSSettings(
+            allow_origins=cors.allow_origins,
+            allow_methods=cors.allow_methods,
+            allow_headers=cors.allow_headers,
+            expose_headers=cors.expose_headers,
+            allow_credentials=cors.allow_credentials,
+            max_age=cors.max_age,
+        ),
+        max_body_bytes=settings.server.max_body_bytes,
+        body_timeout_s=settings.server.read_timeout_s,
+    )
+
+
+@asynccontextmanager
+async def open_admin(parts: Parts, follower: Follower | None, readiness: Readiness) -> AsyncIterator[Any]:
+    """The admin application over a running control plane."""
+    settings = parts.settings
+    announce = Announcer(parts.shared.redis, settings.redis.event_channel) if parts.shared.redis is not None else None
+    control = ControlPlane(
+        parts.store,
+        parts.catalog,
+        follower,
+        limits_enabled=settings.upstream.plan_rate_limit_enabled,
+        barrier_timeout_s=settings.app.config_barrier_timeout_s,
+        after_commit=announce,
+    )
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(control.running())
+        yield create_app(control, admin_services(parts, readiness))
+
+
+def admin_services(parts: Parts, readiness: Readiness) -> AdminServices:
+    async def list_models(provider: str | None, registry: Registry | None) -> Sequence[Json]:
+        return parts.models.items(provider or "")
+
+    async def test_connection(test: ConnectionTest) -> Json:
+        return await probe(parts.providers, Inline(test.provider, test.provider_options, test.auth))
+
+    async def registry_tools(registry: Registry) -> Sequence[Json]:
+        raise UpstreamUnavailable("the MCP plane is not part of this build")
+
+    async def dependencies() -> Mapping[str, str]:
+        return readiness.now()
+
+    return AdminServices(
+        settings=admin_settings(parts.settings, parts.secret_key),
+        catalog=parts.catalog,
+        providers_catalog=providers_catalog,
+        models_catalog=list_models,
+        policies_catalog=policies.catalog,
+        policy_groups=policies.groups,
+        mcp_servers_catalog=list,
+        probe=test_connection,
+        registry_tools=registry_tools,
+        readiness=dependencies,
+    )
