@@ -1,13 +1,14 @@
-"""The upstream connection pool: constant-time checkout per origin, bounded, with deadlines and retry of stale connections.
+"""The upstream connection pool: constant-time checkout per origin, bounds, deadlines, retry of stale connections.
 
 Mutable state is in `Pool` (its origins) and `_OriginPool`; only methods of these two change it. One exchange on one
-connection is `upstream.py`. Redirects are never followed. Timeouts: spec 02 §8.4.
+connection is `upstream.py`. Redirects are never followed. Implements the timeouts of the contract for upstream calls.
 """
 
 import os
 import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
+from time import monotonic
 from types import TracebackType
 from typing import Final
 from urllib.parse import quote, urlsplit
@@ -15,10 +16,10 @@ from urllib.parse import quote, urlsplit
 import msgspec
 import trio
 
+from trustgate.wire import sockets
 from trustgate.wire.decompress import Decoder, decoder_for
 from trustgate.wire.dial import Dialer, Proxies
 from trustgate.wire.errors import BodyTooLarge, PeerClosed, QueueFull, TimedOut
-from trustgate.wire.sockets import HangupWatcher
 from trustgate.wire.upstream import NEVER, Upstream, request_head
 
 Field = tuple[bytes, bytes]
@@ -26,6 +27,8 @@ Field = tuple[bytes, bytes]
 _SWEEP_S: Final = 0.05
 _STALE_WINDOW_S: Final = 1.0
 """A reused connection that dies unanswered within this time of the request was most likely closed while idle."""
+_SURPLUS_S: Final = 1.0
+"""Idle connections beyond the limit live this long, so that steady concurrency above the limit does not redial."""
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 
@@ -110,7 +113,7 @@ class _OriginPool:
 
 
 class Response:
-    """The head has arrived; the body is still on the connection. Use as an async context manager, or read it to the end.
+    """The head has arrived, the body is still on the connection. Use as an async context manager, or read to the end.
 
     A response that was read to its end has given its connection back; closing it earlier closes the socket.
     """
@@ -176,12 +179,14 @@ class Response:
                 return b""
             if self._between_s is not None:
                 connection.phase = "between"
-                connection.deadline = min(trio.current_time() + self._between_s, connection.total_deadline)
+                connection.deadline = min(monotonic() + self._between_s, connection.total_deadline)
             try:
                 await connection.read_some()
             except BaseException:
                 self.close()
                 raise
+            # From here on a slow reader of ours is waiting, not the upstream.
+            connection.deadline = connection.total_deadline
             parts = connection.parts
         connection.parts = []
         return parts[0] if len(parts) == 1 else b"".join(parts)
@@ -246,14 +251,14 @@ class Pool:
         self._dialer = Dialer(tls=context, proxies=proxies, dns_ttl_s=self.config.dns_ttl_s)
         self._origins: dict[Origin, _OriginPool] = {}
         self._active: set[Upstream] = set()
-        self._watcher = HangupWatcher()
+        self._poller = sockets.Poller()
         self._nursery_manager = trio.open_nursery()
         self._nursery: trio.Nursery | None = None
         self._dialled = self._reused = self._retried = self._timed_out = self._queue_full = 0
 
     async def __aenter__(self) -> "Pool":
         self._nursery = await self._nursery_manager.__aenter__()
-        self._nursery.start_soon(self._watcher.run)
+        self._nursery.start_soon(self._poller.run)
         self._nursery.start_soon(self._sweep)
         return self
 
@@ -261,12 +266,12 @@ class Pool:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         assert self._nursery is not None
-        self._nursery.cancel_scope.cancel()
         for pool in self._origins.values():
             while pool.idle:
                 pool.idle.pop().close()
         for connection in tuple(self._active):
             connection.close()
+        self._nursery.cancel_scope.cancel()
         await self._nursery_manager.__aexit__(kind, error, traceback)
 
     def statistics(self) -> PoolStatistics:
@@ -304,12 +309,12 @@ class Pool:
         if pool is None:
             pool = self._origins[origin] = _OriginPool(origin)
         head = request_head(method, target, pool.host, headers, len(body))
-        start = trio.current_time()
+        start = monotonic()
         total_deadline = NEVER if deadlines.total_s is None else start + deadlines.total_s
         fresh = False
         while True:
             connection = await self._checkout(pool, deadlines, total_deadline, fresh=fresh)
-            sent_at = trio.current_time()
+            sent_at = monotonic()
             connection.total_deadline = total_deadline
             connection.deadline = min(sent_at + deadlines.first_byte_s, total_deadline)
             try:
@@ -317,7 +322,7 @@ class Pool:
             except PeerClosed:
                 self.release(pool, connection)
                 stale = connection.uses > 1 and connection.unanswered
-                if fresh or not stale or trio.current_time() - sent_at > _STALE_WINDOW_S:
+                if fresh or not stale or monotonic() - sent_at > _STALE_WINDOW_S:
                     raise
                 self._retried += 1
                 fresh = True
@@ -336,13 +341,15 @@ class Pool:
             await self._wait_for_turn(pool, deadlines, total_deadline)
         else:
             pool.busy += 1
-        if pool.idle and not fresh:
+        while pool.idle and not fresh:
             connection = pool.idle.pop()
-            self._reused += 1
-            self._active.add(connection)
-            return connection
+            if connection.channel.quiet:
+                self._reused += 1
+                self._active.add(connection)
+                return connection
+            connection.close()  # closed by the peer a moment ago, or it spoke out of turn
         try:
-            limit = min(deadlines.connect_s, total_deadline - trio.current_time())
+            limit = min(deadlines.connect_s, total_deadline - monotonic())
             try:
                 with trio.fail_after(max(0.0, limit)):
                     origin = pool.origin
@@ -354,8 +361,9 @@ class Pool:
             self._leave(pool)
             raise
         self._dialled += 1
-        connection = Upstream(sock, self._watcher, trio.current_time())
-        self._watcher.watch(sock, lambda: self._hung_up(pool, connection))
+        channel = sockets.Channel(sock, self._poller)
+        connection = Upstream(channel, monotonic())
+        channel.on_hang_up(lambda: self._hung_up(pool, connection))
         self._active.add(connection)
         return connection
 
@@ -366,7 +374,7 @@ class Pool:
             raise QueueFull("too many requests wait for this origin")
         turn = trio.Event()
         pool.waiting.append(turn)
-        limit = min(deadlines.connect_s, total_deadline - trio.current_time())
+        limit = min(deadlines.connect_s, total_deadline - monotonic())
         try:
             with trio.fail_after(max(0.0, limit)):
                 await turn.wait()
@@ -389,18 +397,17 @@ class Pool:
     def release(self, pool: _OriginPool, connection: Upstream) -> None:
         """Take a connection back after its exchange: to the idle stack when it can serve again."""
         self._active.discard(connection)
-        if connection.reusable and len(pool.idle) < self.config.max_idle_per_origin:
+        if connection.reusable:
             connection.deadline = NEVER
             connection.parts = []
-            connection.idle_since = trio.current_time()
+            connection.idle_since = monotonic()
             pool.idle.append(connection)
         else:
             connection.close()
         self._leave(pool)
 
     def _hung_up(self, pool: _OriginPool, connection: Upstream) -> None:
-        connection.hung_up = True
-        if connection not in self._active and not connection.closed:
+        if connection not in self._active:
             try:
                 pool.idle.remove(connection)
             except ValueError:
@@ -411,15 +418,19 @@ class Pool:
         """All deadlines of all exchanges, and the expiry of idle connections and empty origins."""
         while True:
             await trio.sleep(_SWEEP_S)
-            now = trio.current_time()
+            now = monotonic()
             for connection in tuple(self._active):
-                if connection.deadline <= now and not connection.closed:
+                if connection.deadline <= now and not connection.channel.closed:
                     self._timed_out += 1
                     total = connection.deadline >= connection.total_deadline
                     connection.expire("total" if total else connection.phase)
             oldest = now - self.config.idle_timeout_s
+            surplus = now - _SURPLUS_S
             for origin, pool in tuple(self._origins.items()):
-                while pool.idle and pool.idle[0].idle_since <= oldest:
+                while pool.idle and (
+                    pool.idle[0].idle_since <= oldest
+                    or (len(pool.idle) > self.config.max_idle_per_origin and pool.idle[0].idle_since <= surplus)
+                ):
                     pool.idle.popleft().close()
                 if not pool.idle and not pool.busy:
                     del self._origins[origin]

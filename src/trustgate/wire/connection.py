@@ -1,22 +1,24 @@
 """One client connection: read a request, run the ASGI application in this very task, write the answer, repeat.
 
-There is one task and one cancel scope per connection and none per request. Whatever ends a connection early (the client
-left, a deadline passed, the drain is over) cancels that scope, so the running application sees an ordinary cancellation.
-Pipelined requests stay in the buffer and the kernel until the one before is answered (spec 02 §1).
+There is one task and one cancel scope per connection and none per request. Whatever ends a connection early (the
+client left, a deadline passed, the drain is over) cancels that scope, so the running application sees an ordinary
+cancellation. Pipelined requests stay in the buffer and the kernel until the one before is answered.
 """
 
 import logging
 import socket
 import struct
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote_to_bytes
 
 import trio
 
-from trustgate.wire import request_head, response_head, sockets
+from trustgate.wire import request_head, response_head
 from trustgate.wire.chunked import ChunkedDecoder
 from trustgate.wire.request_head import Refused, RequestHead
+from trustgate.wire.sockets import Channel
 
 if TYPE_CHECKING:
     from trustgate.wire.server import Server
@@ -54,19 +56,20 @@ class Connection:
     """Mutable state: `phase` and `deadline` are written by this task only; `expire`, `hang_up` and `stop` are called
     by the server's tasks and do no more than cancel the scope."""
 
-    def __init__(self, server: "Server", app: ASGIApp, sock: socket.socket, client: tuple[str, int]) -> None:
+    def __init__(self, server: "Server", app: ASGIApp, channel: Channel, client: tuple[str, int]) -> None:
         self.client = client
         self.phase = READING  # a fresh connection owes its first request within the read timeout
-        self.deadline = trio.current_time() + server.config.read_timeout_s
+        self.deadline = monotonic() + server.config.read_timeout_s
         self.keep_alive = True
         self._server = server
         self._config = server.config
         self._app = app
-        self._sock = sock
+        self._channel = channel
         self._scope = trio.CancelScope()
         self._timed_out = False
+        self._gone = False
         self._data = b""
-        self._address = (sock.getsockname() or ("", 0))[:2] if sock.family != socket.AF_UNIX else ("unix", 0)
+        self._address = _local_address(channel.sock)
         # The request being answered.
         self._body = b""
         self._method = b""
@@ -85,7 +88,7 @@ class Connection:
         if self.phase in (RUNNING, WRITING) and not self._answered:
             self._server.disconnects += 1
             self._scope.cancel()
-        self.keep_alive = False
+        self._gone = True
 
     def expire(self) -> None:
         self._timed_out = True
@@ -114,37 +117,37 @@ class Connection:
             if self._scope.cancelled_caught and self._timed_out and self.phase == READING and self._data:
                 self._say(response_head.plain_text(408, "Request Timeout"))
         finally:
-            self._server.forget(self, self._sock)
-            sockets.close(self._sock)
+            self._server.forget(self)
+            self._channel.close()
 
     async def _serve(self) -> None:
         burst = 0
         while True:
             head = await self._read_head()
             self._body = await self._read_body(head)
+            if self._gone:
+                return
             self.phase = RUNNING
             self.deadline = _NEVER
             await self._answer(head)
             self._body = b""
-            if not self.keep_alive:
+            if not self.keep_alive or self._gone:
                 await self._linger()
                 return
             self.phase = READING if self._data else IDLE
-            self.deadline = trio.current_time() + (
-                self._config.read_timeout_s if self._data else self._config.idle_timeout_s
-            )
+            self.deadline = monotonic() + (self._config.read_timeout_s if self._data else self._config.idle_timeout_s)
             burst += 1
             if burst == _BURST:
                 burst = 0
                 await trio.lowlevel.checkpoint()
 
     async def _receive_more(self, size: int = _READ_BYTES) -> bytes:
-        data = await sockets.receive(self._sock, size)
+        data = await self._channel.receive(size)
         if not data:
             raise _Closed
         if self.phase == IDLE:
             self.phase = READING
-            self.deadline = trio.current_time() + self._config.read_timeout_s
+            self.deadline = monotonic() + self._config.read_timeout_s
         return data
 
     async def _read_head(self) -> RequestHead:
@@ -180,7 +183,7 @@ class Connection:
         if head.expects_continue and not data:
             await self._write(_CONTINUE)
             self.phase = READING
-            self.deadline = trio.current_time() + self._config.read_timeout_s
+            self.deadline = monotonic() + self._config.read_timeout_s
         self._data = data or b" "  # something was received: a timeout is answered with 408
         if length is None:
             return await self._read_chunked(data, limit)
@@ -360,15 +363,15 @@ class Connection:
     async def _write(self, data: bytes) -> None:
         """All of it, each step of progress within the write timeout. A client that is gone cancels the application."""
         try:
-            sent = sockets.send_now(self._sock, data)
+            sent = self._channel.send_now(data)
             if sent == len(data):
                 return
             phase = self.phase
             self.phase = WRITING
             view = memoryview(data)
             while sent < len(data):
-                self.deadline = trio.current_time() + self._config.write_timeout_s
-                sent += await sockets.send_some(self._sock, view[sent:])
+                self.deadline = monotonic() + self._config.write_timeout_s
+                sent += await self._channel.send_some(view[sent:])
             self.phase = phase
             self.deadline = _NEVER
         except (OSError, trio.ClosedResourceError):
@@ -379,8 +382,8 @@ class Connection:
     def _say(self, data: bytes) -> None:
         """Best effort: a last word to a client that may be gone."""
         try:
-            sockets.send_now(self._sock, data)
-            self._sock.shutdown(socket.SHUT_WR)
+            self._channel.send_now(data)
+            self._channel.sock.shutdown(socket.SHUT_WR)
         except OSError:
             self.keep_alive = False
 
@@ -390,7 +393,7 @@ class Connection:
         self.phase = CLOSING
         self._answered = True
         if not self._chunked and self._left < 0:
-            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self._channel.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
     async def _refuse(self, refusal: Refused) -> None:
         self._server.refusals += 1
@@ -406,6 +409,11 @@ class Connection:
         """Read and drop what the client still sends: closing with unread input would reset the connection and could
         take the answer away from a client that is still writing."""
         self.phase = CLOSING
-        self.deadline = trio.current_time() + _LINGER_S
-        while await sockets.receive(self._sock, _READ_BODY_BYTES):
+        self.deadline = monotonic() + _LINGER_S
+        while await self._channel.receive(_READ_BODY_BYTES):
             pass
+
+
+def _local_address(sock: socket.socket) -> tuple[str, int]:
+    name = sock.getsockname()
+    return (str(name[0]), int(name[1])) if isinstance(name, tuple) else ("", 0)

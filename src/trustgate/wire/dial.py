@@ -68,7 +68,7 @@ def _exempts(rule: str, host: str, port: int) -> bool:
         if rule_port and rule_port != str(port):
             return False
         bare = name.removeprefix("*").lstrip(".")
-        return host == bare and not name.startswith(".") or host.endswith("." + bare)
+        return (host == bare and not name.startswith(".")) or host.endswith("." + bare)
 
 
 class Dialer:
@@ -153,9 +153,7 @@ class Dialer:
             if parts.username is not None:
                 pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
                 lines.append("Proxy-Authorization: Basic " + base64.b64encode(pair.encode()).decode())
-            view = memoryview(("\r\n".join(lines) + "\r\n\r\n").encode())
-            while view:
-                view = view[await sockets.send_some(sock, view) :]
+            await sockets.send_all(sock, ("\r\n".join(lines) + "\r\n\r\n").encode())
             await _read_proxy_answer(sock)
         except OSError as error:
             sockets.close(sock)

@@ -1,6 +1,6 @@
 """Response heads as the server writes them: status lines, header names in canonical MIME case, framing headers.
 
-No Server, Date or default Content-Type is ever added (spec 02 §1).
+No Server, Date or default Content-Type is ever added.
 """
 
 from collections.abc import Iterable

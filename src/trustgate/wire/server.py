@@ -2,12 +2,14 @@
 
 One HTTP/1.1 connection is `connection.py`. Beside plain ASGI each scope carries `scope["extensions"]["trustgate"]`:
 `body` (the whole request body) and `respond(status, headers, body)` (the whole answer in one write).
-Limits, timeouts and refusal texts: spec 02 §1.
+Limits, timeouts and refusal texts are those of the contract for the proxy listener.
 """
 
 import logging
 import socket
 from collections.abc import Sequence
+from time import monotonic
+from typing import Any
 
 import msgspec
 import trio
@@ -60,7 +62,7 @@ class Server:
         self._app = app
         self._connections: set[Connection] = set()
         self._per_ip: dict[str, int] = {}
-        self._watcher = sockets.HangupWatcher()
+        self._poller = sockets.Poller()
         self._draining = trio.Event()
         self._all_gone = trio.Event()
         self._accepting = trio.CancelScope()
@@ -89,7 +91,7 @@ class Server:
     ) -> None:
         """Serve until drained. Owns the listeners and closes them. Cancelling it drops everything at once."""
         async with trio.open_nursery() as helpers:
-            helpers.start_soon(self._watcher.run)
+            helpers.start_soon(self._poller.run)
             helpers.start_soon(self._sweep)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._await_drain)
@@ -123,7 +125,7 @@ class Server:
                     continue
                 self._admit(socket.socket(fileno=accepted.detach()), address, nursery)
 
-    def _admit(self, sock: socket.socket, address: object, nursery: trio.Nursery) -> None:
+    def _admit(self, sock: socket.socket, address: tuple[Any, ...] | str | bytes, nursery: trio.Nursery) -> None:
         sock.setblocking(False)
         client = _peer(address)
         if len(self._connections) >= self.config.max_connections:
@@ -138,9 +140,10 @@ class Server:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.accepted += 1
         self._per_ip[client[0]] = count + 1
-        connection = Connection(self, self._app, sock, client)
+        channel = sockets.Channel(sock, self._poller)
+        connection = Connection(self, self._app, channel, client)
         self._connections.add(connection)
-        self._watcher.watch(sock, connection.hang_up)
+        channel.on_hang_up(connection.hang_up)
         nursery.start_soon(connection.run)
 
     def _turn_away(self, sock: socket.socket, status: int, text: str) -> None:
@@ -155,9 +158,8 @@ class Server:
             log.debug("a connection over the limit was gone before its answer")
         sock.close()
 
-    def forget(self, connection: Connection, sock: socket.socket) -> None:
+    def forget(self, connection: Connection) -> None:
         """Called by a connection right before it closes its socket."""
-        self._watcher.forget(sock)
         self._connections.discard(connection)
         ip = connection.client[0]
         left = self._per_ip[ip] - 1
@@ -175,18 +177,15 @@ class Server:
         interval = min(1.0, max(0.02, shortest / 10))
         while True:
             await trio.sleep(interval)
-            now = trio.current_time()
+            now = monotonic()
             for connection in tuple(self._connections):
                 if connection.deadline < now:
                     connection.expire()
 
 
-def _peer(address: object) -> tuple[str, int]:
-    match address:
-        case (str(host), int(port), *_):
-            return host, port
-        case _:
-            return "", 0
+def _peer(address: tuple[Any, ...] | str | bytes) -> tuple[str, int]:
+    # IPv4: (host, port), IPv6: (host, port, flow, scope), Unix: a path.
+    return (str(address[0]), int(address[1])) if isinstance(address, tuple) else ("", 0)
 
 
 async def serve(

@@ -1,4 +1,4 @@
-"""Server-sent events, sans-IO: a line reader, an event parser and a writer (WHATWG HTML §9.2, spec 02 §9.3).
+"""Server-sent events, sans-IO: a line reader, an event parser and a writer (WHATWG HTML §9.2).
 
 Any chunking is accepted, including UTF-8 sequences and CRLF pairs split across chunks. Everything is bounded.
 """

@@ -4,7 +4,7 @@ The pool owns connections (`client.py`); making them is `dial.py`. A connection 
 checkout and release. Deadlines are plain attributes that the pool's sweeper compares with the clock.
 """
 
-import socket
+import re
 import ssl
 from collections.abc import Sequence
 from typing import Any, Final
@@ -12,8 +12,8 @@ from typing import Any, Final
 import httptools
 import trio
 
-from trustgate.wire import sockets
 from trustgate.wire.errors import PeerClosed, Phase, ProtocolError, TimedOut, TlsFailed
+from trustgate.wire.sockets import Channel
 
 Field = tuple[bytes, bytes]
 
@@ -22,23 +22,24 @@ MAX_HEAD_BYTES: Final = 128 * 1024
 MAX_INTERIM: Final = 16
 """1xx answers accepted before the final one."""
 _READ_BYTES: Final = 65536
+_MAX_KNOWN_NAMES: Final = 4096
+_OURS: Final = frozenset({b"host", b"content-length", b"transfer-encoding", b"connection"})
+TOKEN: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_name_lines: dict[bytes, bytes] = {}
 
 
 class Upstream:
     """Mutable state: everything is written by the request that holds the connection, except `timed_out`, which the
     sweeper sets just before it closes the socket."""
 
-    def __init__(self, sock: socket.socket, watcher: sockets.HangupWatcher, now: float) -> None:
-        self.sock = sock
-        self._watcher = watcher
+    def __init__(self, channel: Channel, now: float) -> None:
+        self.channel = channel
         self.idle_since = now
         self.deadline = NEVER
         self.total_deadline = NEVER
         self.phase: Phase = "send"
         self.timed_out: Phase | None = None
         self.uses = 0
-        self.closed = False
-        self.hung_up = False
         # The response being parsed.
         self.status = 0
         self.headers: list[Field] = []
@@ -84,7 +85,13 @@ class Upstream:
 
     @property
     def reusable(self) -> bool:
-        return self.complete and self.keep_alive and not self.closed and not self.hung_up and not self._bodyless
+        return (
+            self.complete
+            and self.keep_alive
+            and not self.channel.closed
+            and not self.channel.hung_up
+            and not self._bodyless
+        )
 
     @property
     def unanswered(self) -> bool:
@@ -126,16 +133,16 @@ class Upstream:
             self.complete = True
 
     async def _send(self, data: bytes) -> None:
-        sent = sockets.send_now(self.sock, data)
+        sent = self.channel.send_now(data)
         if sent == len(data):
             return
         view = memoryview(data)
         while sent < len(data):
-            sent += await sockets.send_some(self.sock, view[sent:])
+            sent += await self.channel.send_some(view[sent:])
 
     async def _read_head(self, broken: Exception | None) -> None:
         try:
-            data = await sockets.receive(self.sock, _READ_BYTES)
+            data = await self.channel.receive(_READ_BYTES)
         except (OSError, trio.ClosedResourceError) as error:
             raise self._failure(broken or error) from error
         if not data:
@@ -149,11 +156,18 @@ class Upstream:
     def _feed(self, data: bytes) -> None:
         try:
             self._parser.feed_data(data)
+            return
         except httptools.HttpParserCallbackError as error:
+            if self.complete:
+                self.keep_alive = False  # something follows the response: it stands, the connection does not
+                return
             if isinstance(error.__context__, ProtocolError):
                 raise error.__context__ from error
             raise ProtocolError("invalid response") from error
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            if self.complete:
+                self.keep_alive = False
+                return
             raise ProtocolError("invalid response") from error
 
     def _failure(self, error: Exception | None) -> Exception:
@@ -167,7 +181,7 @@ class Upstream:
     async def read_some(self) -> None:
         """Read more of the body into `parts` (possibly nothing); sets `complete` at its end."""
         try:
-            data = await sockets.receive(self.sock, _READ_BYTES)
+            data = await self.channel.receive(_READ_BYTES)
         except (OSError, trio.ClosedResourceError) as error:
             self.close()
             raise self._failure(error) from error
@@ -199,21 +213,42 @@ class Upstream:
         self.close()
 
     def close(self) -> None:
-        if not self.closed:
-            self.closed = True
-            self._watcher.forget(self.sock)
-            sockets.close(self.sock)
+        self.channel.close()
+
+
+def _name_line(name: bytes) -> bytes:
+    known = _name_lines.get(name)
+    if known is None:
+        if not TOKEN.fullmatch(name):
+            raise ValueError("invalid request header name")
+        known = b"\r\n" + name + b": "
+        if len(_name_lines) < _MAX_KNOWN_NAMES:
+            _name_lines[name] = known
+    return known
 
 
 def request_head(method: str, target: str, host: bytes, headers: Sequence[Field], length: int) -> bytes:
-    """The bytes of a request head. Names go out as given; Host and Content-Length are ours."""
-    lines = [b"%b %b HTTP/1.1\r\nhost: %b\r\n" % (method.encode("ascii"), target.encode("ascii"), host)]
+    """The bytes of a request head. Content-Length is ours; so is Host unless `headers` has one.
+
+    Raises ValueError for anything that would break the framing.
+    """
+    lines = [b""]
     for name, value in headers:
-        if b"\n" in value or b"\r" in value or b"\0" in value or b"\n" in name or b":" in name or b" " in name:
-            raise ValueError("invalid request header")
-        lines.append(b"%b: %b\r\n" % (name, value))
+        if name in _OURS:
+            if name == b"host":
+                host = value
+            continue
+        lines.append(_name_line(name))
+        lines.append(value)
+    lines[0] = f"{method} {target} HTTP/1.1\r\nhost: ".encode("ascii") + host
+    count = len(lines) // 2 + 3
     if length or method not in ("GET", "HEAD"):
-        lines.append(b"content-length: %d\r\n\r\n" % length)
+        lines.append(b"\r\ncontent-length: %d\r\n\r\n" % length)
+        count += 1
     else:
-        lines.append(b"\r\n")
-    return b"".join(lines)
+        lines.append(b"\r\n\r\n")
+    head = b"".join(lines)
+    # One check of the whole instead of one per value: a stray line end or NUL changes these counts.
+    if head.count(b"\r\n") != count or head.count(b"\n") != count or head.count(b"\r") != count or b"\0" in head:
+        raise ValueError("invalid request header value")
+    return head
