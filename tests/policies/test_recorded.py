@@ -121,6 +121,10 @@ def make_request(step: dict[str, Any]) -> PolicyRequest:
         claims = base64.urlsafe_b64encode(json.dumps(step["headers"]["token"]["claims"]).encode()).rstrip(b"=")
         headers.append((b"authorization", b"Bearer e30." + claims + b".c2ln"))
     parsed = json.loads(body)
+    stamped = re.search(r"/models/([^:/]+):", step["path"])
+    if stamped is not None:
+        parsed["model"] = stamped.group(1)
+        body = json.dumps(parsed).encode()
     reference = parsed.get("model", "")
     if reference.startswith("@"):  # the proxy reduces a reference before policies run
         body = json.dumps(parsed | {"model": reference.partition("/")[2]}).encode()
