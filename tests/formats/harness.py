@@ -73,7 +73,7 @@ def _exchange(vector: dict[str, Any], registries: dict[str, Any]) -> Exchange | 
     path = request["path"].split("}}", 1)[-1]
     client = ROUTES.get(path.split("?")[0])
     body = request.get("body", request.get("text", ""))
-    raw = (body if isinstance(body, str) else json.dumps(body, ensure_ascii=False)).encode()
+    raw = (body if isinstance(body, str) else json.dumps(body, ensure_ascii=False, separators=(",", ":"))).encode()
     gemini = GEMINI.fullmatch(path.split("?")[0])
     if gemini is not None:
         client = "google"

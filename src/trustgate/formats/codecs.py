@@ -1,4 +1,4 @@
-"""The table of dialects: one `Codec` per wire id. Adding a dialect is one module and one line here."""
+"""The table of chat dialects: one `Codec` per wire id. Adding a dialect is one module and one line here."""
 
 from __future__ import annotations
 
@@ -7,7 +7,19 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from . import anthropic, anthropic_answer, openai, openai_stream
+from . import (
+    anthropic,
+    anthropic_answer,
+    bedrock,
+    cohere,
+    cohere_answer,
+    gemini,
+    gemini_answer,
+    openai,
+    openai_stream,
+    responses,
+    responses_answer,
+)
 from .canonical import Request, Response, StreamEvent
 
 
@@ -28,7 +40,10 @@ class StreamEncoder(Protocol):
 
 
 class Codec(Struct, frozen=True):
-    """What a dialect can do. Decoders raise `DecodeError`; `encode_request` notes what it cannot carry."""
+    """What a dialect can do. Decoders raise `DecodeError`; `encode_request` notes what it cannot carry.
+
+    Bedrock is no client's dialect: its request decoder and answer encoders are those of the Claude family.
+    """
 
     decode_request: Callable[[bytes], Request]
     encode_request: Callable[[Request], bytes]
@@ -46,12 +61,44 @@ _OPENAI = Codec(
     openai_stream.Decoder,
     openai_stream.Encoder,
 )
+_RESPONSES = Codec(
+    responses.decode_request,
+    responses.encode_request,
+    responses_answer.decode_response,
+    responses_answer.encode_response,
+    responses_answer.Decoder,
+    responses_answer.Encoder,
+)
 _ANTHROPIC = Codec(
     anthropic.decode_request,
     anthropic.encode_request,
     anthropic_answer.decode_response,
     anthropic_answer.encode_response,
     anthropic_answer.Decoder,
+    anthropic_answer.Encoder,
+)
+_GEMINI = Codec(
+    gemini.decode_request,
+    gemini.encode_request,
+    gemini_answer.decode_response,
+    gemini_answer.encode_response,
+    gemini_answer.Decoder,
+    gemini_answer.Encoder,
+)
+_COHERE = Codec(
+    cohere.decode_request,
+    cohere.encode_request,
+    cohere_answer.decode_response,
+    cohere_answer.encode_response,
+    cohere_answer.Decoder,
+    cohere_answer.Encoder,
+)
+_BEDROCK = Codec(
+    anthropic.decode_request,
+    bedrock.encode_request,
+    bedrock.decode_response,
+    anthropic_answer.encode_response,
+    bedrock.Decoder,
     anthropic_answer.Encoder,
 )
 
@@ -63,5 +110,10 @@ CODECS: dict[str, Codec] = {
     "groq": _OPENAI,
     "openrouter": _OPENAI,
     "mistral": _OPENAI,
+    "openai_responses": _RESPONSES,
     "anthropic": _ANTHROPIC,
+    "google": _GEMINI,
+    "vertex": _GEMINI,
+    "cohere": _COHERE,
+    "bedrock": _BEDROCK,
 }

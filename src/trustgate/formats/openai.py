@@ -410,9 +410,9 @@ def decode_response(body: bytes) -> c.Response:
     """The first choice of a chat completion; an `object: "response"` body is read as a Responses answer."""
     wire = json.decode_with(_decode_response, body)
     if wire.object == "response":
-        from . import responses
+        from . import responses_answer
 
-        return responses.decode_response(body)
+        return responses_answer.decode_response(body)
     response = c.Response(id=wire.id or "", model=wire.model or "", created=wire.created or 0)
     response.usage = decode_usage(wire.usage)
     if not wire.choices:

@@ -61,9 +61,10 @@ class StreamRelay:
         self._any_chunk = False
         self._openai_client = client in _OPENAI_CLIENTS
         self._openai_wire = wire in _OPENAI_WIRE
+        self._finish_ends = wire in ("google", "vertex")  # their streams have no terminator of their own
         self._coalescer = Coalescer()
         self._telling = _TELLING.get(wire, ())
-        if not same_wire(client, wire):
+        if not same_wire(client, wire) and not (client == "openai" and wire in ("groq", "openrouter")):
             self._encoder = CODECS[client].stream_encoder()
 
     def feed(self, data: bytes) -> bytes:
@@ -216,7 +217,7 @@ class StreamRelay:
                 observed.usage = event.usage
             elif observed.usage is not event.usage:
                 observed.usage.merge(event.usage)
-        if event.done:
+        if event.done or (self._finish_ends and event.finish_reason):
             self.done = True
         if event.error is not None and self.error is None:
             self.error = event.error

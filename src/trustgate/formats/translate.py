@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from . import bedrock, embeddings, json, normalise
 from . import canonical as c
-from . import normalise
 from .codecs import CODECS
 from .errors import DecodeError
 
@@ -17,6 +17,12 @@ OPENAI_WIRE = frozenset({"openai", "azure", "groq", "deepseek", "xai", "openrout
 _CLASSES = dict.fromkeys(OPENAI_WIRE, "openai") | {"google": "google", "vertex": "google"}
 _NEVER_SAME = frozenset({"groq", "openrouter"})
 _OPENAI_SHAPED = OPENAI_WIRE | {"mistral"}
+_EMBEDDINGS = {
+    "cohere_embed": (embeddings.to_cohere, embeddings.from_cohere),
+    "google_embed": (embeddings.to_google, embeddings.from_google),
+    "vertex_embed": (embeddings.to_vertex, embeddings.from_vertex),
+}
+_COUNTED = frozenset({"openai_embeddings", "cohere_embed", "cohere_rerank", "google_embed", "vertex_embed"})
 _ENCODING_FAULTS = (UnicodeError, RecursionError)
 
 
@@ -36,15 +42,22 @@ def same_wire(client: str, wire: str) -> bool:
     return _CLASSES.get(client, client) == _CLASSES.get(wire, wire)
 
 
-def translate_request(client: str, wire: str, body: bytes) -> Translated:
-    """The request for the upstream. Raises `DecodeError` when the body is no request of the client's dialect."""
+def translate_request(client: str, wire: str, body: bytes, model: str | None = None) -> Translated:
+    """The request for the upstream. Raises `DecodeError` when the body is no request of the client's dialect.
+
+    `model` is the model that will be called where the body does not say it (Bedrock's body shape depends on it).
+    """
     if same_wire(client, wire):
         return Translated(body)
     try:
-        if client in _OPENAI_SHAPED and wire in _OPENAI_SHAPED:
-            CODECS[client].decode_request(body)  # strictness of a translated call
-            return Translated(normalise.openai_shaped(wire, body))
+        if wire in _EMBEDDINGS:
+            embedding = embeddings.decode_request(body)
+            return Translated(_EMBEDDINGS[wire][0](embedding), embedding.untranslated)
         request = CODECS[client].decode_request(body)
+        kept = _kept(client, wire, body, model or request.model)
+        if kept is not None:
+            return Translated(kept)
+        request.model = model or request.model
         encoded = CODECS[wire].encode_request(request)
         if wire == "mistral":
             encoded = normalise.openai_shaped(wire, encoded)
@@ -55,15 +68,39 @@ def translate_request(client: str, wire: str, body: bytes) -> Translated:
         raise DecodeError(str(error)) from None
 
 
-def translate_response(client: str, wire: str, body: bytes) -> bytes:
+def _kept(client: str, wire: str, body: bytes, model: str) -> bytes | None:
+    """The client's own JSON adapted to a dialect of the same shape; None where the shapes differ."""
+    if wire in _OPENAI_SHAPED:
+        return normalise.openai_shaped(wire, body) if client in _OPENAI_SHAPED and _is_chat(body) else None
+    if wire != "bedrock":
+        return None
+    kind = bedrock.family(model)
+    if client == "anthropic" and kind == "claude":
+        return bedrock.claude_from_anthropic(body)
+    if client == "openai" and kind == "openai" and _is_chat(body):
+        return json.remove_members(normalise.openai_shaped("openai", body), ("model", "stream", "stream_options"))
+    return None
+
+
+def _is_chat(body: bytes) -> bool:
+    return "messages" in json.members(body)
+
+
+def translate_response(client: str, wire: str, body: bytes, model: str = "", encoding_format: str = "float") -> bytes:
     """The answer for the client. Raises `DecodeError` when the body is no answer of the upstream's dialect.
 
-    An error object inside a success becomes the error object of the client's dialect.
+    An error object inside a success becomes the error object of the client's dialect. `model` and `encoding_format`
+    complete embeddings, whose upstreams do not repeat them.
     """
     if same_wire(client, wire):
         return body
     try:
-        return CODECS[client].encode_response(CODECS[wire].decode_response(body))
+        if wire in _EMBEDDINGS:
+            return _EMBEDDINGS[wire][1](body, model, encoding_format)
+        response = CODECS[wire].decode_response(body)
+        if client in _OPENAI_SHAPED and wire in _OPENAI_SHAPED and response.error is None and not response.thinking:
+            return json.compact(body)
+        return CODECS[client].encode_response(response)
     except _ENCODING_FAULTS as error:
         raise DecodeError(str(error)) from None
 
@@ -78,12 +115,11 @@ def error_in_success(wire: str, body: bytes) -> c.UpstreamError | None:
 
 def observe_response(wire: str, body: bytes) -> c.Observed:
     """Id, model, finish reason and usage of an answer; empty where it says nothing. Never raises."""
-    codec = CODECS.get(wire)
-    if codec is None:
-        return c.Observed()
     try:
-        response = codec.decode_response(body)
-    except (DecodeError, *_ENCODING_FAULTS):
+        if wire in _COUNTED:
+            return embeddings.observe(wire, body)
+        response = CODECS[wire].decode_response(body)
+    except (DecodeError, KeyError, *_ENCODING_FAULTS):
         return c.Observed()
     return c.Observed(response.id, response.model, response.finish_reason, response.usage)
 

@@ -1,0 +1,214 @@
+"""Embeddings between the OpenAI dialect and the providers' own: Cohere v2 embed and Gemini (batch)EmbedContents.
+
+Numbers of vectors are carried as they were written. Implements topic "Embeddings and rerank" of the provider
+contract; reranking has one dialect only and needs no codec.
+"""
+
+from __future__ import annotations
+
+import base64
+import struct
+from typing import Any
+
+import msgspec
+from msgspec import Raw, Struct
+
+from . import content, json
+from .canonical import Observed, Usage
+from .errors import DecodeError
+
+
+class _Request(Struct):
+    model: str | None = None
+    input: str | list[str] | None = None
+    dimensions: int | None = None
+    encoding_format: str | None = None
+
+
+_MODELLED = frozenset(_Request.__struct_fields__)
+_decode_request = msgspec.json.Decoder(_Request).decode
+_decode_floats = msgspec.json.Decoder(list[float]).decode
+_decode_vectors = msgspec.json.Decoder(list[Raw]).decode
+
+
+class EmbeddingRequest(Struct):
+    """An embedding request; `untranslated` names the members of the client that a dialect cannot carry."""
+
+    model: str
+    texts: list[str]
+    dimensions: int | None = None
+    encoding_format: str = "float"
+    untranslated: tuple[str, ...] = ()
+
+
+def decode_request(body: bytes) -> EmbeddingRequest:
+    """An OpenAI embedding request of one text or a list of texts. Raises `DecodeError` for token arrays."""
+    wire = json.decode_with(_decode_request, body)
+    if wire.input is None:
+        raise DecodeError("input is missing")
+    texts = [wire.input] if isinstance(wire.input, str) else wire.input
+    lost = tuple(content.unknown_members(body, _MODELLED))
+    return EmbeddingRequest(wire.model or "", texts, wire.dimensions, wire.encoding_format or "float", lost)
+
+
+def to_cohere(request: EmbeddingRequest) -> bytes:
+    """Cohere v2 `/embed`."""
+    body: dict[str, Any] = {"model": request.model} if request.model else {}
+    body |= {"texts": request.texts, "input_type": "search_document", "embedding_types": ["float"]}
+    if request.dimensions is not None:
+        body["output_dimension"] = request.dimensions
+    return json.encode(body)
+
+
+def to_google(request: EmbeddingRequest) -> bytes:
+    """Gemini `:batchEmbedContents`; `model` is repeated in every entry, as the API wants it."""
+    name = request.model if request.model.startswith("models/") else "models/" + request.model
+    entries: list[dict[str, Any]] = []
+    for text in request.texts:
+        entry: dict[str, Any] = {"model": name, "content": {"parts": [{"text": text}]}}
+        if request.dimensions is not None:
+            entry["outputDimensionality"] = request.dimensions
+        entries.append(entry)
+    return json.encode({"model": request.model, "requests": entries})
+
+
+def to_vertex(request: EmbeddingRequest) -> bytes:
+    """Vertex `:predict` of a text-embedding model."""
+    body: dict[str, Any] = {"model": request.model, "instances": [{"content": text} for text in request.texts]}
+    if request.dimensions is not None:
+        body["parameters"] = {"outputDimensionality": request.dimensions}
+    return json.encode(body)
+
+
+class _BilledUnits(Struct):
+    input_tokens: int | float | None = None
+
+
+class _Meta(Struct):
+    billed_units: _BilledUnits | None = None
+
+
+class _CohereAnswer(Struct):
+    embeddings: Raw = Raw()
+    meta: _Meta | None = None
+    model: str | None = None
+
+
+class _CohereFloats(Struct):
+    float: list[Raw] | None = None
+
+
+class _GoogleVector(Struct):
+    values: Raw = Raw()
+
+
+class _GoogleAnswer(Struct):
+    embeddings: list[_GoogleVector] | None = None
+    embedding: _GoogleVector | None = None
+
+
+class _VertexStatistics(Struct):
+    token_count: int | float | None = None
+
+
+class _VertexVector(Struct):
+    values: Raw = Raw()
+    statistics: _VertexStatistics | None = None
+
+
+class _VertexPrediction(Struct):
+    embeddings: _VertexVector | None = None
+
+
+class _VertexAnswer(Struct):
+    predictions: list[_VertexPrediction] | None = None
+
+
+_decode_cohere = msgspec.json.Decoder(_CohereAnswer).decode
+_decode_cohere_floats = msgspec.json.Decoder(_CohereFloats).decode
+_decode_google = msgspec.json.Decoder(_GoogleAnswer).decode
+_decode_vertex = msgspec.json.Decoder(_VertexAnswer).decode
+
+
+def from_cohere(body: bytes, model: str = "", encoding_format: str = "float") -> bytes:
+    """An OpenAI embedding list from a Cohere answer, `embeddings` bare or by type."""
+    wire = json.decode_with(_decode_cohere, body)
+    literal = bytes(wire.embeddings)
+    if literal[:1] == b"[":
+        vectors = json.decode_with(_decode_vectors, literal)
+    elif literal[:1] == b"{":
+        vectors = json.decode_with(_decode_cohere_floats, literal).float or []
+    else:
+        raise DecodeError("the answer has no embeddings")
+    billed = wire.meta.billed_units if wire.meta is not None else None
+    tokens = int(billed.input_tokens or 0) if billed is not None else 0
+    return _openai_list(vectors, model or wire.model or "", tokens, encoding_format)
+
+
+def from_google(body: bytes, model: str = "", encoding_format: str = "float") -> bytes:
+    """An OpenAI embedding list from a Gemini answer, which counts no tokens."""
+    wire = json.decode_with(_decode_google, body)
+    found = wire.embeddings if wire.embeddings is not None else [wire.embedding] if wire.embedding is not None else None
+    if found is None:
+        raise DecodeError("the answer has no embeddings")
+    return _openai_list([vector.values for vector in found], model, 0, encoding_format)
+
+
+def from_vertex(body: bytes, model: str = "", encoding_format: str = "float") -> bytes:
+    """An OpenAI embedding list from a Vertex prediction."""
+    wire = json.decode_with(_decode_vertex, body)
+    if wire.predictions is None:
+        raise DecodeError("the answer has no predictions")
+    vectors: list[Raw] = []
+    tokens = 0
+    for prediction in wire.predictions:
+        vector = prediction.embeddings or _VertexVector()
+        vectors.append(vector.values)
+        if vector.statistics is not None:
+            tokens += int(vector.statistics.token_count or 0)
+    return _openai_list(vectors, model, tokens, encoding_format)
+
+
+def _openai_list(vectors: list[Raw], model: str, tokens: int, encoding_format: str) -> bytes:
+    data: list[dict[str, Any]] = []
+    for index, vector in enumerate(vectors):
+        if encoding_format == "base64":
+            numbers = json.decode_with(_decode_floats, bytes(vector))
+            embedding: Any = base64.b64encode(struct.pack(f"<{len(numbers)}f", *numbers)).decode()
+        else:
+            embedding = Raw(json.compact(vector)) if vector else []
+        data.append({"object": "embedding", "index": index, "embedding": embedding})
+    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+    return json.encode({"object": "list", "data": data, "model": model, "usage": usage})
+
+
+class _OpenAIUsage(Struct):
+    prompt_tokens: int | None = None
+    total_tokens: int | None = None
+
+
+class _OpenAIAnswer(Struct):
+    model: str | None = None
+    usage: _OpenAIUsage | None = None
+
+
+class _RerankAnswer(Struct):
+    id: str | None = None
+    meta: _Meta | None = None
+
+
+_decode_openai = msgspec.json.Decoder(_OpenAIAnswer).decode
+_decode_rerank = msgspec.json.Decoder(_RerankAnswer).decode
+
+
+def observe(wire: str, body: bytes) -> Observed:
+    """Model and input tokens of an embedding or rerank answer. Raises `DecodeError`."""
+    if wire == "openai_embeddings":
+        answer = json.decode_with(_decode_openai, body)
+        counts = answer.usage
+        tokens = 0 if counts is None else counts.prompt_tokens or counts.total_tokens or 0
+        return Observed(model=answer.model or "", usage=Usage(tokens, 0, tokens) if tokens else None)
+    other = json.decode_with(_decode_rerank, body)
+    billed = other.meta.billed_units if other.meta is not None else None
+    tokens = int(billed.input_tokens or 0) if billed is not None else 0
+    return Observed(id=other.id or "", usage=Usage(tokens, 0, tokens) if tokens else None)
