@@ -16,7 +16,7 @@ import msgspec
 from trustgate.providers.errors import StreamBroken
 
 if TYPE_CHECKING:
-    from trustgate.providers.prepared import Relay
+    from trustgate.formats.streams import StreamRelay
 
 METRICS = "amazon-bedrock-invocationMetrics"
 _COUNTS = (
@@ -73,32 +73,41 @@ def with_token_counts(body: bytes, headers: Iterable[tuple[bytes, bytes]]) -> by
 class FrameRelay:
     """Unwraps `chunk` events into the SSE lines that the relay inside reads.
 
-    `feed` raises `StreamBroken` for an exception frame or for bytes that are no frames.
+    `feed` and `end` raise `StreamBroken` for an exception frame, for bytes that are no frames and for a stream that
+    ends inside one; what came before goes out first.
     """
 
-    def __init__(self, inner: Relay) -> None:
+    def __init__(self, inner: StreamRelay) -> None:
         from botocore.eventstream import EventStreamBuffer
 
         self._inner = inner
         self._buffer: Any = EventStreamBuffer()
-        self._pending = 0
+        self._pending = 0  # bytes since the last complete message
+        self._broken: StreamBroken | None = None
 
-    @property
-    def observed(self) -> Any:
-        return self._inner.observed
-
-    @property
-    def done(self) -> bool:
-        return self._inner.done
-
-    @property
-    def text(self) -> str:
-        return self._inner.text
-
-    def fail(self) -> bytes:
-        return self._inner.fail()
+    def __getattr__(self, name: str) -> Any:
+        """Everything else is the inner relay's."""
+        return getattr(self._inner, name)
 
     def feed(self, data: bytes) -> bytes:
+        if self._broken is not None:
+            raise self._broken
+        lines = self._lines(data)
+        if lines:
+            return self._inner.feed(b"".join(lines))
+        if self._broken is not None:
+            raise self._broken
+        return b""
+
+    def end(self) -> bytes:
+        if self._broken is not None:
+            raise self._broken
+        if self._pending:
+            raise StreamBroken("the event stream ended inside a message")
+        return self._inner.end()
+
+    def _lines(self, data: bytes) -> list[bytes]:
+        """The SSE lines of all messages that are complete; the first trouble is kept in `_broken`."""
         from botocore.eventstream import ParserError
 
         self._buffer.add_data(data)
@@ -106,16 +115,15 @@ class FrameRelay:
         lines: list[bytes] = []
         try:
             for message in self._buffer:
-                self._pending = 0
+                self._pending -= message.prelude.total_length
                 lines.append(self._line(message))
         except ParserError:
-            raise StreamBroken("the event stream cannot be read") from None
+            self._broken = StreamBroken("the event stream cannot be read")
+        except StreamBroken as broken:
+            self._broken = broken
         if self._pending > MAX_FRAME:
-            raise StreamBroken("a message of the event stream is too long")
-        return self._inner.feed(b"".join(lines)) if lines else b""
-
-    def end(self) -> bytes:
-        return self._inner.end()
+            self._broken = StreamBroken("a message of the event stream is too long")
+        return lines
 
     @staticmethod
     def _line(message: Any) -> bytes:

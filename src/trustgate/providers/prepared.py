@@ -7,36 +7,18 @@ format, observe it, relay a stream. What must not: sending, retrying, headers of
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Protocol
 
 import msgspec
 
 from trustgate.formats import translate
 from trustgate.formats.canonical import Observed
 from trustgate.formats.errors import DecodeError
+from trustgate.formats.streams import StreamRelay
 from trustgate.providers import aws_answers, embeddings
 from trustgate.providers.credentials import Headers
 from trustgate.wire.client import Origin
 
 HeaderPairs = Iterable[tuple[bytes, bytes]]
-
-
-class Relay(Protocol):
-    """The way of a streamed answer to the client: upstream bytes in any chunking go in, bytes for the client come out.
-
-    `done` tells that the dialect's terminator was seen; `observed` and `text` are what was read so far.
-    """
-
-    @property
-    def observed(self) -> Observed: ...
-    @property
-    def done(self) -> bool: ...
-    @property
-    def text(self) -> str: ...
-
-    def feed(self, data: bytes) -> bytes: ...
-    def end(self) -> bytes: ...
-    def fail(self) -> bytes: ...
 
 
 class Prepared(msgspec.Struct, kw_only=True):
@@ -89,9 +71,7 @@ class Prepared(msgspec.Struct, kw_only=True):
             return Observed(model=model, usage=usage)
         return translate.observe_response(self.wire_format, body)
 
-    def relay(self) -> Relay:
-        """A fresh relay for a streamed answer of status 2xx."""
-        from trustgate.formats.streams import StreamRelay
-
+    def relay(self) -> StreamRelay | aws_answers.FrameRelay:
+        """A fresh relay for a streamed answer of status 2xx; the second has all members of the first."""
         relay = StreamRelay(self.client_format, self.wire_format)
         return aws_answers.FrameRelay(relay) if self.frames else relay
