@@ -6,6 +6,7 @@ the same call; it is a key to a demonstration on this machine, and deleting the 
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -31,6 +32,7 @@ def develop() -> int:
     """Serve until a signal; returns the exit code of the serving process."""
     try:
         settings, _ = load_settings()
+        _refuse_taken_ports(settings)
         token = admin_token(settings, None)
     except ConfigurationError as error:
         click.echo(str(error), err=True)
@@ -45,6 +47,19 @@ def develop() -> int:
             return child.wait()
         finally:
             _stop(child)
+
+
+def _refuse_taken_ports(settings: Settings) -> None:
+    """Another instance on our ports would answer in place of the child, and take the demo."""
+    server = settings.server
+    for name, port in (
+        ("SERVER_ADMIN_PORT", server.admin_port),
+        ("SERVER_PROXY_PORT", server.proxy_port),
+        ("SERVER_MCP_PORT", server.mcp_port),
+    ):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                raise ConfigurationError(f"port {port} is in use; stop what listens there, or set {name}")
 
 
 def _start_planes() -> "subprocess.Popen[bytes]":
