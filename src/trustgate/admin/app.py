@@ -25,6 +25,7 @@ from trustgate.admin import routes
 from trustgate.admin.access import admit
 from trustgate.admin.answers import Error
 from trustgate.admin.bodies import BodyTooLarge
+from trustgate.admin.connection import Connection
 from trustgate.admin.envelope import CORS, common_headers, request_id
 from trustgate.admin.errors import UpstreamUnavailable
 from trustgate.admin.exchange import Answer, Call, ControlPlane, json_answer, text_answer
@@ -49,6 +50,8 @@ def create_app(control: ControlPlane, services: AdminServices) -> QuartTrio:
 
 class AdminApp(QuartTrio):
     """Answers every request itself; see the module's text."""
+
+    asgi_http_class = Connection
 
     def __init__(self, control: ControlPlane, services: AdminServices) -> None:
         super().__init__("trustgate.admin", static_folder=None)
