@@ -125,4 +125,4 @@ def test_check_config_shows_values_with_sources_and_masks_secrets(tmp_path: Path
 def test_check_config_refuses_what_a_start_would_refuse(tmp_path: Path) -> None:
     done = trustgate("check-config", "proxy", cwd=tmp_path, PROVIDER_MAX_RETRIES="-1", SERVER_SECRET_KEY=KEY)
     assert done.returncode == 1
-    assert "invalid configuration: PROVIDER_MAX_RETRIES must not be negative" in done.stderr
+    assert "invalid configuration: PROVIDER_MAX_RETRIES must be zero or greater" in done.stderr

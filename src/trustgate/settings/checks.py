@@ -56,6 +56,10 @@ def _check_server(settings: "Settings", planes: frozenset[str]) -> None:
     ):
         if plane in planes and not 0 <= port <= 65535:
             raise invalid(f"{name} must be a port number")
+    if not server.gateway_base_domain:
+        raise invalid("GATEWAY_BASE_DOMAIN is required")
+    if "mcp" in planes and not server.mcp_base_domain:
+        raise invalid("MCP_BASE_DOMAIN is required")
     if bool(server.tls_cert) != bool(server.tls_key):
         raise invalid("SERVER_TLS_CERT and SERVER_TLS_KEY must be set together")
     _check_readable(("SERVER_TLS_CERT", server.tls_cert), ("SERVER_TLS_KEY", server.tls_key))
@@ -78,7 +82,7 @@ def _check_traffic(settings: "Settings", planes: frozenset[str]) -> None:
             if number <= 0:
                 raise invalid(f"{name} must be greater than 0")
     if settings.upstream.max_retries < 0:
-        raise invalid("PROVIDER_MAX_RETRIES must not be negative")
+        raise invalid("PROVIDER_MAX_RETRIES must be zero or greater")
     store = settings.sessions.semantic_cache_vector_store
     if store not in ("redis", "pgvector", "in_memory"):
         raise invalid("SEMANTIC_CACHE_VECTOR_STORE must be one of redis, pgvector, in_memory")
