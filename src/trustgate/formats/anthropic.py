@@ -74,10 +74,6 @@ class _ThinkingRequest(Struct):
     budget_tokens: int | None = None
 
 
-class _Metadata(Struct):
-    user_id: str | None = None
-
-
 class _Request(Struct):
     model: str | None = None
     messages: list[_Message] | None = None
@@ -185,8 +181,8 @@ def _decode_message(wire: _Message, request: c.Request) -> None:
     role = wire.role or ""
     literal = bytes(wire.content)
     if literal[:1] != b"[":
-        text, parts = content.openai_content(wire.content, request)
-        request.messages.append(c.Message(role, text, parts))
+        text, rich_parts = content.openai_content(wire.content, request)
+        request.messages.append(c.Message(role, text, rich_parts))
         return
     blocks = json.decode_with(_decode_blocks, literal)
     if role == "assistant":

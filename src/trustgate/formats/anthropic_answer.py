@@ -306,8 +306,7 @@ class Encoder:
 
     def _start(self) -> bytes:
         self._started = True
-        usage = encode_usage(self._usage)
-        message = {
+        message: dict[str, Any] = {
             "id": self._id,
             "type": "message",
             "role": "assistant",
@@ -315,7 +314,7 @@ class Encoder:
             "model": self._model,
             "stop_reason": None,
             "stop_sequence": None,
-            "usage": usage,
+            "usage": encode_usage(self._usage),
         }
         return b"event: message_start\ndata: " + json.encode({"type": "message_start", "message": message}) + b"\n\n"
 
@@ -339,7 +338,9 @@ class Encoder:
     def _delta(self, name: str, prefix: bytes, text: str) -> bytes:
         out = b""
         if self._open != name:
-            block = {"type": "text", "text": ""} if name == "text" else {"type": name, name: "", "signature": ""}
+            block: dict[str, Any] = (
+                {"type": "text", "text": ""} if name == "text" else {"type": name, name: "", "signature": ""}
+            )
             out = self._stop() + self._begin(name, block)
         return out + self._head + prefix + json.encode(text) + b"}}\n\n"
 

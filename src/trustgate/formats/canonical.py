@@ -78,7 +78,7 @@ class Message(Struct):
 
 
 class Tool(Struct):
-    """A tool on offer. `schema` is the JSON schema of its arguments (None: not given), `format` that of custom tools."""
+    """A tool on offer: `schema` is the JSON schema of its arguments (None: not given), `format` a custom tool's own."""
 
     name: str
     description: str = ""

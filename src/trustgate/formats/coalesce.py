@@ -37,14 +37,15 @@ class Coalescer:
         choice = _only_choice(chunk)
         if choice is None:
             return None
-        delta = choice.get("delta")
+        inner = choice.get("delta")
+        delta = cast("dict[str, Any]", inner) if isinstance(inner, dict) else {}
         finish = choice.get("finish_reason")
-        fragments = cast("dict[str, Any]", delta).get("tool_calls") if isinstance(delta, dict) else None
+        fragments = delta.get("tool_calls")
         if not isinstance(fragments, list) or not fragments:
             return self.flush() + b"data: " + payload + b"\n" if finish is not None and self._calls else None
         self._add(chunk, choice, cast("list[Any]", fragments))
         del delta["tool_calls"]
-        rest = any(value is not None for value in cast("dict[str, Any]", delta).values())
+        rest = any(value is not None for value in delta.values())
         if not rest and finish is None:
             return b""
         line = b"data: " + json.encode(chunk) + b"\n"
@@ -85,7 +86,7 @@ def _delta(position: int, fragment: dict[str, Any]) -> ToolDelta:
     index = fragment.get("index")
     custom = fragment.get("custom")
     is_custom = isinstance(custom, dict) or fragment.get("type") == "custom"
-    inner = custom if isinstance(custom, dict) else fragment.get("function")
+    inner: Any = custom if is_custom and custom is not None else fragment.get("function")
     fields = cast("dict[str, Any]", inner) if isinstance(inner, dict) else {}
     return ToolDelta(
         index=index if isinstance(index, int) else position,

@@ -195,9 +195,10 @@ def _encode_extras(request: c.Request, body: dict[str, Any]) -> None:
             content.note(request, "tool_choice.name")
     wanted = request.response_format
     if wanted is not None and wanted.type in ("json_object", "json_schema"):
-        body["response_format"] = {"type": "json_object"}
+        shape: dict[str, Any] = {"type": "json_object"}
         if wanted.schema is not None:
-            body["response_format"]["json_schema"] = content.compact_schema(wanted.schema)
+            shape["json_schema"] = content.compact_schema(wanted.schema)
+        body["response_format"] = shape
     if request.seed is not None:
         body["seed"] = request.seed
     if request.presence_penalty is not None:

@@ -267,7 +267,13 @@ class Encoder:
 
     def _start(self) -> bytes:
         self._started = True
-        message = {"role": "assistant", "content": [], "tool_plan": "", "tool_calls": [], "citations": []}
+        message: dict[str, Any] = {
+            "role": "assistant",
+            "content": [],
+            "tool_plan": "",
+            "tool_calls": [],
+            "citations": [],
+        }
         return _event("message-start", {"id": self._id, "delta": {"message": message}})
 
     def _delta(self, kind: str, text: str) -> bytes:

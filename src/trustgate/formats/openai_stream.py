@@ -189,8 +189,9 @@ class Encoder:
         if finish:
             out += self._head + b'},"logprobs":null,"finish_reason":' + json.encode(finish) + b"}]}\n\n"
         if self._usage is not None:
-            head = {"id": self._id, "object": "chat.completion.chunk", "created": self._created, "model": self._model}
-            out += b"data: " + json.encode(head | {"choices": [], "usage": encode_usage(self._usage)}) + b"\n\n"
+            last: dict[str, Any] = {"id": self._id, "object": "chat.completion.chunk", "created": self._created}
+            last |= {"model": self._model, "choices": [], "usage": encode_usage(self._usage)}
+            out += b"data: " + json.encode(last) + b"\n\n"
         return out + b"data: [DONE]\n\n"
 
     def _envelope(self, event: c.StreamEvent) -> None:

@@ -95,7 +95,7 @@ class StreamRelay:
         return out
 
     def end(self) -> bytes:
-        """Bytes for the client after the upstream ended cleanly: an unfinished line, and what the dialect closes with."""
+        """Bytes for the client after a clean end of the upstream: an unfinished line, and the dialect's own closing."""
         if self._closed:
             return b""
         out = self._lines(self._rest + b"\n") if self._rest else b""
