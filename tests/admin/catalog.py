@@ -14,13 +14,14 @@ from trustgate.admin.services import (
     MachineKey,
     MachineSettings,
 )
+from trustgate.app.catalog import Catalog
 from trustgate.domain.entities import Registry
 from trustgate.policies import registry as policies
 from trustgate.policies.plugin import Environment
 from trustgate.providers import catalog as provider_catalog
 from trustgate.providers import probe as probes
-from trustgate.providers import registry as providers
 from trustgate.providers.services import Services as ProviderServices
+from trustgate.telemetry.exporter_settings import validate_exporter
 
 MACHINE_ISSUER = "https://machines.example"
 MACHINE_KEY = """-----BEGIN PUBLIC KEY-----
@@ -37,32 +38,9 @@ uQIDAQAB
 ENVIRONMENT = Environment(trustguard_client_id="client", trustguard_client_secret="secret")
 
 
-class PluginCatalog:
-    """The domain's view of policies and providers."""
-
-    def validate_policy(self, slug: str, settings: dict[str, Any], stages: tuple[str, ...], mode: str) -> str | None:
-        return policies.validate(slug, settings, stages, mode, ENVIRONMENT)
-
-    def policy_protocols(self, slug: str) -> frozenset[str] | None:
-        return policies.protocols(slug)
-
-    def policy_settings_refusal(self, slug: str, settings: dict[str, Any], protocol: str) -> str | None:
-        return policies.settings_refusal(slug, settings, protocol)
-
-    def policy_secret_paths(self, slug: str) -> tuple[tuple[str, ...], ...]:
-        return policies.secret_paths(slug)
-
-    def validate_provider_options(self, provider: str, options: dict[str, Any]) -> str | None:
-        return providers.validate_options(provider, options)
-
-    def providers(self) -> frozenset[str]:
-        return providers.codes()
-
-    def validate_exporter(self, entry: dict[str, Any]) -> str | None:
-        return None
-
-    def mcp_catalog_entry(self, code: str) -> dict[str, Any] | None:
-        return None
+def plugin_catalog() -> Catalog:
+    """The catalog as the application wires it, with nothing from the environment."""
+    return Catalog(ENVIRONMENT, lambda entry: validate_exporter(entry, {}), {})
 
 
 def settings(**changes: Any) -> AdminSettings:
@@ -87,7 +65,7 @@ def services(**changes: Any) -> AdminServices:
 
     given = {
         "settings": settings(),
-        "catalog": PluginCatalog(),
+        "catalog": plugin_catalog(),
         "providers_catalog": provider_catalog.providers_catalog,
         "models_catalog": list_models,
         "policies_catalog": policies.catalog,

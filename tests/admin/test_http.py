@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import structlog
 
-from tests.admin.catalog import PluginCatalog, services, settings
+from tests.admin.catalog import plugin_catalog, services, settings
 from tests.admin.memory import MemoryControl
 from tests.admin.serving import Client, console_token, running
 from trustgate.actors.control import StoreUnavailable
@@ -36,7 +36,7 @@ class Plane:
     """The plane's parts that a test may look at or change."""
 
     def __init__(self) -> None:
-        self.control = MemoryControl(PluginCatalog())
+        self.control = MemoryControl(plugin_catalog())
         self.traces: dict[str, dict[str, Any]] = {}
         self.ready: Mapping[str, str] = {"database": "ok"}
         self.probed: list[ConnectionTest] = []
@@ -486,7 +486,7 @@ def test_grouping_is_bounded(plane: Plane, client: Client, gateway: str) -> None
     ],
 )  # fmt: skip
 def test_origins_are_admitted_by_the_settings(cors: CORSSettings, origin: str, expected: str | None) -> None:
-    with running(MemoryControl(PluginCatalog()), services(settings=settings(cors=cors))) as port:
+    with running(MemoryControl(plugin_catalog()), services(settings=settings(cors=cors))) as port:
         answer = Client(port)("GET", "/healthz", headers={"Origin": origin})
         preflight = Client(port)(
             "OPTIONS", "/v1/gateways", headers={"Origin": origin, "Access-Control-Request-Method": "PUT"}

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.admin.catalog import PluginCatalog, services
+from tests.admin.catalog import plugin_catalog, services
 from tests.admin.contract import Contract
 from tests.admin.memory import MemoryControl
 from tests.admin.serving import SECRET, running
@@ -27,22 +27,8 @@ from replay import Replay  # type: ignore[import-not-found]  # noqa: E402  (a sc
 
 CONTRACTS = (Contract(json.loads((VECTORS / "admin-api.openapi.json").read_text())), Contract(document()))
 
-EXPORTERS, MCP_CATALOG, MCP_CLIENT = "telemetry exporters", "the MCP server catalog", "an MCP client"
+MCP_CATALOG, MCP_CLIENT = "the MCP server catalog", "an MCP client"
 WAITING: dict[str, dict[str, str]] = {
-    "gateway creation errors": {
-        "unknown exporter": EXPORTERS,
-        "otlp without endpoint": EXPORTERS,
-        "otlp protocol": EXPORTERS,
-        "otlp compression": EXPORTERS,
-        "kafka without topic": EXPORTERS,
-        "exporters before the entitlements role": EXPORTERS,
-        "a gateway takes the slug": EXPORTERS,
-    },
-    "gateway PUT": {
-        "exporters are checked": EXPORTERS,
-        "immutable members are ignored": EXPORTERS,
-        "read back": EXPORTERS,
-    },
     "tools of a registry": {"the live list": MCP_CLIENT},
     "catalogs": {
         "MCP servers: order, addresses, auth hints": MCP_CATALOG,
@@ -83,7 +69,7 @@ class CheckedReplay(Replay):  # type: ignore[misc]
 
 @pytest.fixture(scope="module")
 def replay() -> Iterator[CheckedReplay]:
-    with running(MemoryControl(PluginCatalog()), services()) as port:
+    with running(MemoryControl(plugin_catalog()), services()) as port:
         yield CheckedReplay({"admin": f"http://127.0.0.1:{port}"}, SECRET)
 
 

@@ -15,16 +15,15 @@ from hypercorn.trio.run import worker_serve
 from hypercorn.typing import ASGIFramework
 from hypercorn.utils import wrap_app
 
+HEAD_SLACK_BYTES = 96 * 1024
+"""A head up to this far above the limit still reaches the application, which refuses it with a text; beyond, 431 is bare."""
+
 
 class ServeSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """Limits of the listener; times in seconds. With `certfile` and `keyfile` the listener speaks TLS.
-
-    A head beyond `max_head_bytes` is cut off by the server with a bare 431; the application has its own, lower limit,
-    which is the one that clients meet, with a text.
-    """
+    """Limits of the listener; times in seconds. With `certfile` and `keyfile` the listener speaks TLS."""
 
     idle_timeout_s: float = 120.0
-    max_head_bytes: int = 131072
+    max_head_bytes: int = 32768
     drain_timeout_s: float = 50.0
     backlog: int = 1024
     certfile: str | None = None
@@ -50,8 +49,8 @@ async def serve(
     config.errorlog = None
     config.keep_alive_timeout = settings.idle_timeout_s
     config.keep_alive_max_requests = 1_000_000_000
-    config.h11_max_incomplete_size = settings.max_head_bytes
-    config.h2_max_header_list_size = settings.max_head_bytes
+    config.h11_max_incomplete_size = settings.max_head_bytes + HEAD_SLACK_BYTES
+    config.h2_max_header_list_size = settings.max_head_bytes + HEAD_SLACK_BYTES
     config.graceful_timeout = settings.drain_timeout_s
     config.certfile, config.keyfile = settings.certfile, settings.keyfile
     secure = settings.certfile is not None
