@@ -54,8 +54,7 @@ def create_auth(draft: Draft, command: cmd.CreateAuth) -> None:
         config = shape(body.config or AuthConfigIn())
         check_config(kind, config)
         auth = replace(auth, config=store(draft, auth.id, config))
-    if draft.state.gateway is None:
-        raise foreign("auth")
+    draft.check_new("auth", draft.state.auths, command.id)
     check_overlap(draft.state, auth)
     draft.record(ev.AuthCreated(auth))
 

@@ -55,8 +55,7 @@ def create_consumer(draft: Draft, command: cmd.CreateConsumer) -> None:
     if consumer.routing_mode == "inline":
         routing.check_associated(consumer)
     check_owned(draft, consumer, before=None)
-    if draft.state.gateway is None:
-        raise foreign("consumer")
+    draft.check_new("consumer", draft.state.consumers, command.id)
     check_unique(draft, consumer)
     slug = next((s for s in command.slug_candidates if s not in draft.directory.consumer_slugs), None)
     if slug is None:

@@ -41,8 +41,7 @@ def create_policy(draft: Draft, command: cmd.CreatePolicy) -> None:
         mode=check_mode(body.mode),
     )
     policy = checked(draft, policy, free(body.settings or {}), {})
-    if draft.state.gateway is None:
-        raise foreign("policy")
+    draft.check_new("policy", draft.state.policies, command.id)
     check_unique(draft, policy)
     draft.record(ev.PolicyCreated(policy))
 
@@ -92,6 +91,7 @@ def set_policy_global(draft: Draft, command: cmd.SetPolicyGlobal) -> None:
 def duplicate_policy(draft: Draft, command: cmd.DuplicatePolicy) -> None:
     """A copy that is not global and has no consumers. It shares the secrets of its source until one of them changes."""
     source = policy_of(draft, command.source_id)
+    draft.check_new("policy", draft.state.policies, command.id)
     taken = {policy.name for policy in draft.state.policies.values()}
     time = draft.meta.time
     copy = replace(

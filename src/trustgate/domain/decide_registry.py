@@ -48,8 +48,7 @@ def create_registry(draft: Draft, command: cmd.CreateRegistry) -> None:
         registry = replace(registry, llm_target=LLMTarget(provider, options, auth, health))
     else:
         raise refuse(f"unsupported type {quoted(kind)}")
-    if draft.state.gateway is None:
-        raise foreign("registry")
+    draft.check_new("registry", draft.state.registries, command.id)
     check_unique(draft.state, registry)
     draft.record(ev.RegistryCreated(registry))
 

@@ -12,7 +12,7 @@ from trustgate.domain import consumer_body as read
 from trustgate.domain import events as ev
 from trustgate.domain.decision import Draft
 from trustgate.domain.entities import Json, MCPPolicies, Role
-from trustgate.domain.errors import DomainError, already_exists, conflict, foreign, invalid, invalid_member, not_found
+from trustgate.domain.errors import DomainError, already_exists, conflict, invalid, invalid_member, not_found
 from trustgate.domain.inputs import Strings
 from trustgate.domain.routing import check_allowance, check_fail_mode, check_toolkit
 from trustgate.domain.values import check_name, free
@@ -35,8 +35,7 @@ def create_role(draft: Draft, command: cmd.CreateRole) -> None:
         updated_at=meta.time,
         oidc_mapping=None if body.oidc_mapping is None else check_mapping(body.oidc_mapping),
     )
-    if draft.state.gateway is None:
-        raise foreign("role")
+    draft.check_new("role", draft.state.roles, command.id)
     check_unique(draft, role)
     draft.record(ev.RoleCreated(role))
 

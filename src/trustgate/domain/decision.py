@@ -6,7 +6,7 @@ collects events while it keeps the state they lead to. What must not: rules abou
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any, Protocol
 
 import msgspec
@@ -15,6 +15,7 @@ from trustgate.domain import secrets
 from trustgate.domain.commands import Command, Meta
 from trustgate.domain.directory import DirectoryState
 from trustgate.domain.entities import GatewayState
+from trustgate.domain.errors import already_exists, foreign
 from trustgate.domain.events import DirectoryFact, Event, GatewayFact
 from trustgate.domain.evolve import evolve
 
@@ -124,6 +125,13 @@ class Draft:
         ref = f"{object_id}/{path}@{self.before.version}"
         self._secrets[ref] = plaintext
         return {secrets.REF: ref, "fp": self.context.fingerprint(plaintext), "mask": secrets.mask(plaintext)}
+
+    def check_new(self, kind: str, existing: Container[str], id_: str) -> None:
+        """An object is created in a gateway that exists, under an id that is free."""
+        if self.state.gateway is None:
+            raise foreign(kind)
+        if id_ in existing:
+            raise already_exists(kind)
 
     def plaintext(self, ref: str) -> str | None:
         """A secret of this very command in clear, or None for one that is already stored."""
