@@ -8,7 +8,7 @@ import pytest
 import trio
 import trio.testing
 
-from trustgate.actors.mailbox import Mailbox, MailboxFull, Question
+from trustgate.actors.mailbox import Mailbox, MailboxClosed, MailboxFull, Question
 from trustgate.actors.supervisor import Backoff, supervise
 
 
@@ -20,8 +20,11 @@ async def test_a_mailbox_keeps_order_and_refuses_beyond_its_capacity() -> None:
         mailbox.put(3)
     found = mailbox.statistics()
     assert (found.waiting, found.capacity, found.accepted, found.refused) == (2, 2, 2, 1)
-    assert [await mailbox.get(), mailbox.take(), mailbox.take()] == [1, 2, None]
+    assert await mailbox.get() == 1
+    assert mailbox.close() == [2]
     assert mailbox.empty
+    with pytest.raises(MailboxClosed):
+        mailbox.put(4)
 
 
 async def test_a_question_hands_over_the_answer_or_the_error() -> None:

@@ -151,9 +151,7 @@ async def test_idle_actors_are_dropped_and_come_back(tmp_path: pathlib.Path, mon
     async with process(tmp_path / "trustgate.db") as here:
         await here.control.execute(world.create_gateway(gateway_id, "one"))
         assert list(here.control.statistics()) == [gateway_id]
-        with trio.fail_after(5):
-            while here.control.statistics():
-                await trio.sleep(0.005)
+        assert await world.eventually(lambda: not here.control.statistics())
         assert (await here.control.execute(world.create_consumer(gateway_id, "c"))).applied
 
 

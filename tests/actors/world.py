@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pathlib
 import uuid
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
+import trio
 
 from trustgate.domain import commands as cmd
 from trustgate.domain import inputs
@@ -43,6 +45,15 @@ class AnyCatalog:
 
     def mcp_catalog_entry(self, code: str) -> dict[str, Any] | None:
         return None
+
+
+async def eventually(condition: Callable[[], bool], timeout_s: float = 10.0) -> bool:
+    """Whether `condition` becomes true in time; for what no event tells."""
+    for _ in range(int(timeout_s / 0.005)):
+        if condition():
+            return True
+        await trio.sleep(0.005)
+    return condition()
 
 
 def new_id() -> str:

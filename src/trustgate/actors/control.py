@@ -18,7 +18,7 @@ from trustgate.actors import projection as pj
 from trustgate.actors.barrier import all_applied
 from trustgate.actors.follower import Follower
 from trustgate.actors.gateway import Committed, Desk, GatewayActor
-from trustgate.actors.mailbox import MailboxFull, MailboxStatistics, Question
+from trustgate.actors.mailbox import MailboxClosed, MailboxFull, MailboxStatistics, Question
 from trustgate.actors.supervisor import supervise
 from trustgate.domain.commands import Command, gateway_of
 from trustgate.domain.decision import Catalog, Context
@@ -123,6 +123,8 @@ class ControlPlane:
             actor.mailbox.put(question)
         except MailboxFull:
             raise StoreUnavailable(f"too many commands are waiting for gateway {gateway_id}") from None
+        except MailboxClosed:
+            raise StoreUnavailable("the control plane is shutting down") from None
         committed = await question.wait()
         if committed.after is committed.before:
             return Executed(committed.before, committed.after, committed.position, applied=True)

@@ -87,9 +87,8 @@ class GatewayActor:
                 elif idle():
                     return
         except trio.Cancelled:
-            while question is not None:
-                question.fail(StoreUnavailable("the control plane is shutting down"))
-                question = self.mailbox.take()
+            for left in (*([question] if question is not None else []), *self.mailbox.close()):
+                left.fail(StoreUnavailable("the control plane is shutting down"))
             raise
 
     async def _carry_out(self, command: Command) -> Committed:

@@ -18,6 +18,10 @@ class MailboxFull(Exception):
     """The mailbox holds as many messages as it may."""
 
 
+class MailboxClosed(Exception):
+    """The owner is gone for good."""
+
+
 class MailboxStatistics(msgspec.Struct, frozen=True):
     """`waiting` messages of at most `capacity`; since the start, `accepted` and `refused` (mailbox full)."""
 
@@ -36,9 +40,11 @@ class Mailbox(Generic[T]):
         self._refused = 0
 
     def put(self, message: T) -> None:
-        """Raises `MailboxFull`."""
+        """Raises `MailboxFull` or `MailboxClosed`."""
         try:
             self._send.send_nowait(message)
+        except trio.BrokenResourceError:
+            raise MailboxClosed from None
         except trio.WouldBlock:
             self._refused += 1
             raise MailboxFull from None
@@ -48,12 +54,13 @@ class Mailbox(Generic[T]):
         """Wait for the next message. A checkpoint; a cancelled `get` takes nothing."""
         return await self._receive.receive()
 
-    def take(self) -> T | None:
-        """The next message if there is one."""
-        try:
-            return self._receive.receive_nowait()
-        except trio.WouldBlock:
-            return None
+    def close(self) -> list[T]:
+        """Take no more messages; those that nobody will work on."""
+        left: list[T] = []
+        while not self.empty:
+            left.append(self._receive.receive_nowait())
+        self._receive.close()
+        return left
 
     @property
     def empty(self) -> bool:
