@@ -1,0 +1,161 @@
+"""A real process on free ports: start, health check, quickstart, `dev`, signals and exit codes."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+DEADLINE_S = 60.0
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """Embedded, with ports nobody listens on."""
+    names = ("SERVER_ADMIN_PORT", "SERVER_PROXY_PORT", "SERVER_MCP_PORT", "OPS_METRICS_PORT")
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(5)]
+        for listener in sockets:
+            listener.bind(("127.0.0.1", 0))
+        ports = [listener.getsockname()[1] for listener in sockets]
+    return {
+        "PATH": os.environ["PATH"],
+        "HOME": str(folder),
+        "CONFIG_SYNC_GRPC_LISTEN_ADDR": f"127.0.0.1:{ports[4]}",
+        **{name: str(port) for name, port in zip(names, ports, strict=False)},
+    }
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "trustgate", *arguments]
+
+
+def trustgate(*arguments: str, cwd: Path, env: dict[str, str]) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(command(*arguments), cwd=cwd, env=env, capture_output=True, text=True, timeout=DEADLINE_S)
+
+
+def wait_for(url: str, process: "subprocess.Popen[bytes]") -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while True:
+        assert process.poll() is None, f"the process ended with {process.returncode}"
+        try:
+            if httpx.get(url, trust_env=False).status_code == 200:
+                return
+        except httpx.HTTPError:
+            pass
+        assert time.monotonic() < deadline, f"{url} does not answer"
+        time.sleep(0.05)
+
+
+@contextmanager
+def started(*arguments: str, cwd: Path, env: dict[str, str], log: Path) -> Iterator["subprocess.Popen[bytes]"]:
+    with log.open("wb") as output:
+        process = subprocess.Popen(command(*arguments), cwd=cwd, env=env, stdout=output, stderr=subprocess.STDOUT)
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+
+
+class Instance:
+    def __init__(self, folder: Path, env: dict[str, str], process: "subprocess.Popen[bytes]") -> None:
+        self.folder = folder
+        self.env = env
+        self.process = process
+
+
+@pytest.fixture(scope="module")
+def instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
+    folder = tmp_path_factory.mktemp("instance")
+    env = environment(folder)
+    with started("all", cwd=folder, env=env, log=folder / "log") as process:
+        for name in ("SERVER_ADMIN_PORT", "SERVER_PROXY_PORT", "SERVER_MCP_PORT"):
+            wait_for(f"http://127.0.0.1:{env[name]}/readyz", process)
+        yield Instance(folder, env, process)
+
+
+@pytest.mark.parametrize("plane", ["admin", "proxy", "mcp"])
+@pytest.mark.parametrize("flags", [(), ("--ready",)])
+def test_a_healthy_plane_passes_its_health_check(instance: Instance, plane: str, flags: tuple[str, ...]) -> None:
+    assert trustgate("healthcheck", plane, *flags, cwd=instance.folder, env=instance.env).returncode == 0
+
+
+def test_an_absent_plane_fails_its_health_check(tmp_path: Path) -> None:
+    done = trustgate("healthcheck", "admin", cwd=tmp_path, env=environment(tmp_path))
+    assert done.returncode == 1
+    assert "refused" in done.stderr
+
+
+def test_the_quickstart_ends_with_an_answer_and_a_call_that_can_be_repeated(instance: Instance) -> None:
+    for number in range(2):
+        done = trustgate("quickstart", cwd=instance.folder, env=instance.env)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert [line[:2] for line in done.stdout.splitlines() if re.match(r"\d\. ", line)][-6:] == [
+            f"{n}." for n in range(1, 7)
+        ]
+        assert "200  You said: Hello!" in done.stdout
+        assert ("is taken" in done.stdout) == (number == 1)
+
+
+def test_the_quickstart_says_which_call_failed(instance: Instance) -> None:
+    env = {**instance.env, "ADMIN_TOKEN": "not.a.token"}
+    done = trustgate("quickstart", cwd=instance.folder, env=env)
+    assert done.returncode == 1
+    assert "gateway: POST /v1/gateways answers 401" in done.stderr
+
+
+def test_a_second_instance_on_the_same_port_exits_1_and_names_it(instance: Instance, tmp_path: Path) -> None:
+    done = trustgate("proxy", cwd=tmp_path, env=instance.env)
+    assert done.returncode == 1
+    assert instance.env["SERVER_PROXY_PORT"] in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_a_plane_gracefully_with_exit_0(tmp_path: Path, number: signal.Signals) -> None:
+    env = environment(tmp_path)
+    with started("run", cwd=tmp_path, env=env, log=tmp_path / "log") as process:
+        wait_for(f"http://127.0.0.1:{env['SERVER_PROXY_PORT']}/readyz", process)
+        process.send_signal(number)
+        assert process.wait(timeout=DEADLINE_S) == 0, (tmp_path / "log").read_text()
+
+
+def test_a_second_signal_forces_the_exit(tmp_path: Path) -> None:
+    env = {**environment(tmp_path), "SERVER_DRAIN_DELAY": "1h"}
+    with started("proxy", cwd=tmp_path, env=env, log=tmp_path / "log") as process:
+        base = f"http://127.0.0.1:{env['SERVER_PROXY_PORT']}"
+        wait_for(f"{base}/readyz", process)
+        process.send_signal(signal.SIGTERM)
+        deadline = time.monotonic() + DEADLINE_S
+        while httpx.get(f"{base}/readyz", trust_env=False).status_code != 503:
+            assert time.monotonic() < deadline
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=DEADLINE_S) != 0
+
+
+def test_dev_shows_a_call_that_answers_and_the_same_one_after_a_restart(tmp_path: Path) -> None:
+    env = environment(tmp_path)
+    calls = []
+    for attempt in range(2):
+        log = tmp_path / f"log{attempt}"
+        with started("dev", cwd=tmp_path, env=env, log=log) as process:
+            deadline = time.monotonic() + DEADLINE_S
+            while "stops everything" not in log.read_text():
+                assert process.poll() is None, log.read_text()
+                assert time.monotonic() < deadline, log.read_text()
+                time.sleep(0.05)
+            (call,) = [line for line in log.read_text().splitlines() if line.startswith("curl ")]
+            answer = subprocess.run(["bash", "-c", call], capture_output=True, text=True, timeout=30)
+            assert '"You said: Hello!"' in answer.stdout
+            calls.append(call)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(timeout=DEADLINE_S) == 0
+    assert calls[0] == calls[1]
+    assert (tmp_path / "var" / "demo.json").stat().st_mode & 0o777 == 0o600
