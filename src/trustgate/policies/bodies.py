@@ -8,6 +8,7 @@ import msgspec
 
 from trustgate.formats.errors import DecodeError
 from trustgate.formats.json import set_members
+from trustgate.policies.model import PolicyRequest
 
 
 class _Models(msgspec.Struct):
@@ -37,6 +38,25 @@ def with_model(body: bytes, model: str) -> bytes:
         return set_members(body, {name: model})
     except (msgspec.DecodeError, UnicodeDecodeError, DecodeError):
         return body
+
+
+class _Stream(msgspec.Struct):
+    stream: Any = None
+
+
+_STREAM = msgspec.json.Decoder(_Stream)
+
+
+def asks_for_stream(request: PolicyRequest) -> bool:
+    """Whether the client wants its answer streamed."""
+    if request.stream or request.path.endswith(":streamGenerateContent"):
+        return True
+    if b'"stream"' not in request.body:
+        return False
+    try:
+        return _STREAM.decode(request.body).stream is True
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return False
 
 
 class _Bounds(msgspec.Struct):

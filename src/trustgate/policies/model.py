@@ -17,8 +17,14 @@ RUN_STAGES: tuple[Stage, ...] = ("pre_request", "pre_response", "post_response")
 
 Plane = Literal["LLM", "MCP"]
 Headers = list[tuple[str, str]]
+"""Header values are Latin-1 texts, one character a byte; see `header_text`."""
 
 JSON_HEADERS: Headers = [("Content-Type", "application/json")]
+
+
+def header_text(text: str) -> str:
+    """Any text as a header value: its UTF-8 bytes as Latin-1 characters, without control characters."""
+    return "".join(char for char in text if char.isprintable()).encode(errors="replace").decode("latin-1")
 
 
 class PolicyRequest(msgspec.Struct, kw_only=True):
@@ -51,7 +57,10 @@ class PolicyRequest(msgspec.Struct, kw_only=True):
         """The first non-empty value of a header (lower-case `name`), or an empty text."""
         for key, value in self.headers:
             if key == name and value:
-                return value.decode("latin-1")
+                try:
+                    return value.decode()
+                except UnicodeDecodeError:
+                    return value.decode("latin-1")
         return ""
 
 

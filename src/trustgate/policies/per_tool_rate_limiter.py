@@ -12,10 +12,21 @@ from typing import Any
 import msgspec
 
 from trustgate.limits import Charge, Op, Peek, Peeked, Window
+from trustgate.policies.bodies import asks_for_stream
 from trustgate.policies.dialects import Call, Prompt, refuse_calls
 from trustgate.policies.durations import SECOND, parse_duration, quote
 from trustgate.policies.globs import tool_pattern
-from trustgate.policies.model import Effect, Headers, Mark, PolicyRequest, PolicyResponse, Run, reject, stop
+from trustgate.policies.model import (
+    Effect,
+    Headers,
+    Mark,
+    PolicyRequest,
+    PolicyResponse,
+    Run,
+    header_text,
+    reject,
+    stop,
+)
 from trustgate.policies.per_tool_rate_limiter_settings import Settings, ToolRule, check, refuse
 from trustgate.policies.plugin import REQUEST_BODY, RESPONSE_BODY, Binding, Plugin, PolicyError
 from trustgate.policies.texts import answer_of, prompt_of
@@ -102,7 +113,7 @@ class ToolQuota:
             self._report(mark, tool.name, level, behavior)
             if behavior == "reject_response":
                 return self._refusal(tool.name, level)
-            if behavior == "strip_tool_from_request" or request.stream:
+            if behavior == "strip_tool_from_request" or asks_for_stream(request):
                 dropped.add(tool.name)
         if not dropped:
             return None
@@ -207,7 +218,7 @@ class ToolQuota:
             (f"X-RateLimit-{dimension}-Limit", str(spent.most)),
             (f"X-RateLimit-{dimension}-Remaining", str(max(0, spent.most - spent.count))),
             (f"X-RateLimit-{dimension}-Reset", str(int(self._clock()) + left_s)),
-            ("X-RateLimit-Tool", tool),
+            ("X-RateLimit-Tool", header_text(tool)),
             ("Retry-After", str(left_s)),
         ]
         return reject(429, f"tool {quote(tool)} rate limit exceeded", headers=headers)

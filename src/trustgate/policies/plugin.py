@@ -131,7 +131,8 @@ class Plugin(msgspec.Struct, frozen=True, kw_only=True):
 
     `check` raises `SettingsError`; `build` makes the runner of one policy, once per version of a consumer's view.
     `capabilities` are used by at most one policy per batch; `inspects` marks those that only look at the request and
-    must see it rewritten; `charges` those whose `post_response` only needs usage. `refuse` tells why settings don't fit a protocol. `secrets` are paths of secret members.
+    must see it rewritten; `charges` those whose `post_response` only needs usage. `refuse` tells why settings don't
+    fit a protocol. `secrets` are paths of secret members; `error_prefix` is put before every settings message.
     """
 
     slug: str

@@ -123,10 +123,11 @@ class PromptCompression:
         for role, slots in [("system", prompt.system)] + [(turn.role, turn.slots) for turn in prompt.turns]:
             if self._roles and role not in self._roles:
                 continue
-            changed |= any([self._change(slot) for slot in slots])
+            for slot in slots:
+                changed |= self._change(slot)
         for turn in prompt.turns:
-            if not self._roles or turn.role in self._roles:
-                changed |= any([self._change_arguments(call.slot) for call in turn.calls if call.slot is not None])
+            for call in turn.calls if not self._roles or turn.role in self._roles else ():
+                changed |= call.slot is not None and self._change_arguments(call.slot)
         return prompt.encode() if changed else None
 
     def _change(self, slot: Slot) -> bool:

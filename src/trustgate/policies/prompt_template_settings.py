@@ -128,7 +128,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         setting("Escape JSON Control Chars", "Remove control characters from inserted values.", shown=True),
     ] = True
     claims_source: str = ""
-    """Addition: `verified` reads claims only of a token whose signature the gateway checked; by default as presented."""
+    """Addition: `verified` reads claims only of a token that the gateway checked; by default as presented."""
 
 
 def check(settings: Settings, environment: Environment | None = None) -> None:

@@ -17,7 +17,17 @@ from trustgate.limits import Charge, Limits, Peek, Peeked, Reserve, Reserved, Se
 from trustgate.policies.bodies import body_model, output_bound, with_model
 from trustgate.policies.durations import parse_window, quote
 from trustgate.policies.globs import best_model_match
-from trustgate.policies.model import Effect, Headers, Mark, PolicyRequest, PolicyResponse, Run, TokenUsage, reject
+from trustgate.policies.model import (
+    Effect,
+    Headers,
+    Mark,
+    PolicyRequest,
+    PolicyResponse,
+    Run,
+    TokenUsage,
+    header_text,
+    reject,
+)
 from trustgate.policies.plugin import REQUEST_BODY, Binding, Plugin, PolicyError, Price
 from trustgate.policies.pricing import candidates, find_price, micro_usd, plain
 from trustgate.policies.token_rate_limiter_settings import (
@@ -373,7 +383,7 @@ def _ceilings(cap: CostCap, models: list[str]) -> _Ceiling:
 
 
 def _downgraded(old: str, new: str) -> tuple[str, str]:
-    return "X-NeuralTrust-Model-Downgraded", f"{old}→{new}"
+    return "X-NeuralTrust-Model-Downgraded", header_text(f"{old}→{new}")
 
 
 def _usd(micro: int) -> str:

@@ -121,7 +121,10 @@ def _problem(settings: Settings) -> str | None:
     if legacy and not legacy_unit_s(settings):
         return "window.unit must be one of second, minute, hour, day"
     if legacy and dollars:
-        return "dollar budgets cannot use the legacy window block; configure aggregate or rules with explicit dollar maxima"
+        return (
+            "dollar budgets cannot use the legacy window block;"
+            " configure aggregate or rules with explicit dollar maxima"
+        )
     if settings.per_model and not settings.rules and not legacy:
         return "per_model requires rules or a legacy window"
     cap_on = settings.cost_cap is not None and settings.cost_cap.enabled

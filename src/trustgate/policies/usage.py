@@ -1,4 +1,4 @@
-"""Token usage of an answer when the plane did not observe it: of a buffered body, or the last one of a stream's lines."""
+"""Token usage of an answer that the plane did not observe: of a buffered body, or the last one in a stream."""
 
 from __future__ import annotations
 
