@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from urllib.parse import quote
 
+from trustgate.formats import json as members
+from trustgate.formats.errors import DecodeError
 from trustgate.providers import aws
 from trustgate.providers import options as opts
 from trustgate.providers.credentials import Account, Authorization, authorize
@@ -40,6 +42,17 @@ def _authorize(account: Account, services: Services | None) -> Authorization:
     return aws.Signed(aws.AwsAccount.of(account.auth), services, SERVICE)
 
 
+def _finish(wire: str, model: str, body: bytes) -> bytes:
+    """The model is in the URL and nowhere else; Cohere's reranker has to be told the version of its API."""
+    try:
+        body = members.remove_members(body, ("model", "modelId", "stream"))
+        if wire == "cohere_rerank" and "cohere." in model.lower():
+            body = members.set_members(body, {"api_version": 2})
+    except DecodeError:
+        return body  # AWS judges what is no JSON object
+    return body
+
+
 _REGION = field("region", "Region", "AWS region of the models, such as us-east-1.", required=True)
 
 PROVIDER = Provider(
@@ -52,7 +65,8 @@ PROVIDER = Provider(
     authorize=_authorize,
     model_in_target=True,
     embeddings="bedrock_embeddings",
-    strip=("model", "modelId", "stream"),
+    rerank="cohere_rerank",
+    finish=_finish,
     frames=True,
     auth_types=(
         auth_type(

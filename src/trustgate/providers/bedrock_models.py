@@ -18,6 +18,7 @@ import trio
 from trustgate.providers import aws
 from trustgate.providers.credentials import Account, Outgoing
 from trustgate.providers.errors import ProviderError
+from trustgate.providers.options import Json
 from trustgate.providers.services import Services
 
 SESSION = "TrustGateBedrockCatalog"
@@ -100,6 +101,12 @@ class BedrockAvailability:
             self._kept.clear()
         self._kept[key] = (self._clock() + KEEP_S, found)
         return found
+
+    async def filter(self, account: Account, rows: Iterable[Json]) -> list[Json]:
+        """The rows of a model list that the account may call, in their order."""
+        rows = list(rows)
+        kept = await self.narrow(account, (row["slug"] for row in rows))
+        return [row for row in rows if row["slug"] in kept]
 
     async def _find(self, account: aws.AwsAccount, wanted: frozenset[str]) -> frozenset[str] | None:
         """The granted candidates; None when nothing was verified."""

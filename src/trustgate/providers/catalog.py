@@ -158,7 +158,7 @@ def read_source(body: bytes) -> Models:
     found: Models = {}
     for key, provider in document.items():
         code = _SOURCE_CODES.get(key, key)
-        if code not in PROVIDERS or (code != key and key in PROVIDERS):
+        if code not in PROVIDERS:
             continue
         rows = found.setdefault(code, {})
         for name, raw in provider.models.items():

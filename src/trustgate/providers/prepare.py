@@ -15,6 +15,7 @@ import msgspec
 
 from trustgate.formats import json as members
 from trustgate.formats import translate
+from trustgate.formats.embeddings import EmbeddingRequest, decode_request
 from trustgate.formats.errors import DecodeError
 from trustgate.formats.normalise import force_stream, normalise
 from trustgate.providers import embeddings
@@ -160,7 +161,7 @@ class ProviderClient:
         assert provider is not None
         verdict = judge(body, allowance)
         untranslated: tuple[str, ...] = ()
-        wanted: embeddings.Wanted | None = None
+        embedding: EmbeddingRequest | None = None
         edits: dict[str, Any] = {}
         if plan.same:
             if verdict.refusal is not None:
@@ -169,10 +170,9 @@ class ProviderClient:
                 edits["model"] = verdict.model
             body = normalise(plan.wire, body)
         elif plan.wire in embeddings.CODECS:
-            wanted = embeddings.read_request(body, verdict.model or allowance.default)
-            if verdict.refusal is not None:
-                raise verdict.refusal
-            body = embeddings.CODECS[plan.wire].encode(wanted)
+            embedding = _embedding(body, verdict)
+            untranslated = embedding.untranslated
+            body = embeddings.CODECS[plan.wire].encode(embedding)
         else:
             body, untranslated = _translated(plan, body, verdict)
             if not verdict.model and allowance.default:
@@ -184,8 +184,8 @@ class ProviderClient:
             body = _edited(body, edits)
         if plan.stream:
             body = force_stream(plan.wire, body)
-        if provider.strip:
-            body = members.remove_members(body, provider.strip)
+        if provider.finish is not None:
+            body = provider.finish(plan.wire, sent_model, body)
         provider.refuse(sent_model, body)
         return Prepared(
             provider=provider.code,
@@ -199,7 +199,7 @@ class ProviderClient:
             same_wire=plan.same,
             frames=provider.frames,
             untranslated=untranslated,
-            wanted=wanted,
+            embedding=embedding,
         )
 
 
@@ -214,6 +214,18 @@ def _translated(plan: _Plan, body: bytes, verdict: Verdict) -> tuple[bytes, tupl
     if verdict.refusal is not None:
         raise verdict.refusal
     return translated.body, translated.untranslated
+
+
+def _embedding(body: bytes, verdict: Verdict) -> EmbeddingRequest:
+    """The client's embedding request with the model that is sent. Raises `InvalidRequest`, then a refusal."""
+    try:
+        request = decode_request(body)
+    except DecodeError:
+        raise InvalidRequest.of_format(embeddings.CLIENT_FORMAT) from None
+    if verdict.refusal is not None:
+        raise verdict.refusal
+    request.model = verdict.model
+    return request
 
 
 def _continue(body: bytes, previous_response_id: str, edits: dict[str, Any]) -> None:

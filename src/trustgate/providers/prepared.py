@@ -12,6 +12,7 @@ import msgspec
 
 from trustgate.formats import translate
 from trustgate.formats.canonical import Observed
+from trustgate.formats.embeddings import EmbeddingRequest
 from trustgate.formats.errors import DecodeError
 from trustgate.formats.streams import StreamRelay
 from trustgate.providers import aws_answers, embeddings
@@ -19,6 +20,8 @@ from trustgate.providers.credentials import Headers
 from trustgate.wire.client import Origin
 
 HeaderPairs = Iterable[tuple[bytes, bytes]]
+
+_NOT_CHAT = frozenset({"openai_embeddings", "cohere_rerank"})
 
 
 class Prepared(msgspec.Struct, kw_only=True):
@@ -35,7 +38,7 @@ class Prepared(msgspec.Struct, kw_only=True):
     same_wire: bool = True
     frames: bool = False
     untranslated: tuple[str, ...] = ()
-    wanted: embeddings.Wanted | None = None
+    embedding: EmbeddingRequest | None = None
 
     method = "POST"
 
@@ -48,28 +51,30 @@ class Prepared(msgspec.Struct, kw_only=True):
         if self.frames:
             if not 200 <= status < 300:
                 return aws_answers.error_body(status, body, headers)
-            body = aws_answers.with_token_counts(body, headers)
+            body = self._counted(body, headers)
         if self.same_wire or not 200 <= status < 300:
             return body
-        if self.wanted is not None:
-            codec = embeddings.CODECS[self.wire_format]
-            try:
-                return embeddings.write_answer(codec.decode(body), self.wanted)
-            except (msgspec.DecodeError, UnicodeDecodeError):
-                return body
+        wanted = self.embedding
         try:
+            if wanted is not None:
+                decode = embeddings.CODECS[self.wire_format].decode
+                return decode(body, wanted.model, wanted.encoding_format)
             return translate.translate_response(self.client_format, self.wire_format, body)
         except DecodeError:
             return body
 
     def observe(self, body: bytes, headers: HeaderPairs = ()) -> Observed:
         """What a successful upstream body (before `decode`) tells: id, model, finish reason, usage."""
+        if self.embedding is not None:
+            return embeddings.observe(self.client_format, self.decode(200, body, headers))
+        if self.client_format in _NOT_CHAT:
+            return embeddings.observe(self.client_format, body)
         if self.frames:
-            body = aws_answers.with_token_counts(body, headers)
-        if self.client_format == embeddings.CLIENT_FORMAT:
-            model, usage = embeddings.usage_of(body if self.same_wire else self.decode(200, body, headers))
-            return Observed(model=model, usage=usage)
+            body = self._counted(body, headers)
         return translate.observe_response(self.wire_format, body)
+
+    def _counted(self, body: bytes, headers: HeaderPairs) -> bytes:
+        return aws_answers.with_token_counts(body, headers) if self.wire_format == "bedrock" else body
 
     def relay(self) -> StreamRelay | aws_answers.FrameRelay:
         """A fresh relay for a streamed answer of status 2xx; the second has all members of the first."""

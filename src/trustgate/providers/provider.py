@@ -50,7 +50,8 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
     - `site`: where the account's requests go; `target`: path and query of an operation below it.
     - `model_in_target`: the URL names the model, so it depends on the request.
     - `authorize`: the account's credentials at work; `headers` go with every request.
-    - `strip`: members that the wire body must not have; `frames`: streams are binary event-stream frames.
+    - `finish`: the last change of the wire body, given the wire format and the model; `frames`: streams are binary
+      event-stream frames.
     - `check_options` raises `options.BadOptions`; `refuse` raises `RequestFault` for what the provider is known to
       refuse.
     - `models`: the path below the site that lists models, used as the connection test.
@@ -68,7 +69,7 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
     model_in_target: bool = False
     embeddings: str = ""
     rerank: str = ""
-    strip: tuple[str, ...] = ()
+    finish: Callable[[str, str, bytes], bytes] | None = None
     frames: bool = False
     check_options: Callable[[Json], None] = nothing_to_check
     refuse: Callable[[str, bytes], None] = nothing_to_refuse
