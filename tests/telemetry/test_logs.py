@@ -4,12 +4,13 @@ import io
 import json
 import logging
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
 import structlog
 
-from trustgate.telemetry.logs import Logging, configure, threshold
+from trustgate.telemetry.logs import Logging, access_log, configure, threshold, timestamp
 from trustgate.telemetry.redaction import redact
 
 REDACTIONS = [
@@ -171,3 +172,18 @@ def test_the_log_file_gets_json_and_is_private(tmp_path: Path) -> None:
     assert [json.loads(line)["msg"] for line in file.read_text().splitlines()] == ["kept", "kept"]
     assert file.stat().st_mode & 0o777 == 0o600
     assert file.parent.stat().st_mode & 0o777 == 0o750
+
+
+def test_the_access_log_of_the_latest_set_up_is_found_from_anywhere() -> None:
+    started()
+    console, logs = started()
+    assert access_log() is logs.access
+    access_log().record(status=200, method="GET", path="/", duration_ns=1, request_id="", ip="127.0.0.1", bytes_out=0)
+    assert len(console.lines()) == 1
+
+
+def test_a_timestamp_is_now_with_microseconds_and_a_zone() -> None:
+    before = datetime.now().astimezone()
+    read = datetime.fromisoformat(timestamp())
+    assert before - timedelta(milliseconds=1) <= read <= datetime.now().astimezone()
+    assert read.tzinfo is not None

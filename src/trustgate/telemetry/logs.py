@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, MutableMapping
 from datetime import datetime
 from pathlib import Path
@@ -42,9 +43,17 @@ def threshold(level: str) -> int:
     return 20
 
 
+_second: tuple[int, str, str] = (-1, "", "")  # the last second formatted: lines come many to a second
+
+
 def timestamp() -> str:
     """Local time, RFC 3339 with fractions of a second."""
-    return datetime.now().astimezone().isoformat(timespec="microseconds")
+    global _second
+    seconds, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
+    if _second[0] != seconds:
+        text = datetime.fromtimestamp(seconds).astimezone().isoformat()
+        _second = (seconds, text[:19], text[19:])
+    return f"{_second[1]}.{nanoseconds // 1000:06d}{_second[2]}"
 
 
 class Sink:
@@ -165,6 +174,9 @@ class Logging:
         self._sink.close()
 
 
+_current: list[Logging] = []
+
+
 def configure(
     level: str = "INFO", format: str = "json", *, file: Path | None = None, console: BinaryIO | None = None
 ) -> Logging:
@@ -193,7 +205,14 @@ def configure(
     root.setLevel(minimum)
     for name in _CHATTY:
         logging.getLogger(name).setLevel(max(minimum, logging.WARNING))
-    return Logging(sink, minimum)
+    _current.append(Logging(sink, minimum))
+    del _current[:-1]
+    return _current[0]
+
+
+def access_log() -> "AccessLog":
+    """The access log of the latest `configure`; silent before there was one."""
+    return _current[0].access if _current else AccessLog(None)
 
 
 class AccessLog:
