@@ -359,7 +359,7 @@ class Encoder:
     def _write_tool(self, delta: c.ToolDelta) -> bytes:
         out = b""
         if self._tool_index != delta.index or not self._open:
-            block = {"type": "tool_use", "id": delta.id, "name": delta.name, "input": {}}
+            block: dict[str, Any] = {"type": "tool_use", "id": delta.id, "name": delta.name, "input": {}}
             out = self._stop() + self._begin("tool", block)
             self._tool_index = delta.index
             self._written.add(delta.index)

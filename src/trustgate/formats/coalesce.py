@@ -86,8 +86,8 @@ def _delta(position: int, fragment: dict[str, Any]) -> ToolDelta:
     index = fragment.get("index")
     custom = fragment.get("custom")
     is_custom = isinstance(custom, dict) or fragment.get("type") == "custom"
-    inner: Any = custom if is_custom and custom is not None else fragment.get("function")
-    fields = cast("dict[str, Any]", inner) if isinstance(inner, dict) else {}
+    inner = cast("Any", custom) if is_custom and custom is not None else fragment.get("function")
+    fields = cast("dict[str, Any]", inner) if isinstance(inner, dict) else dict[str, Any]()
     return ToolDelta(
         index=index if isinstance(index, int) else position,
         id=_text(fragment.get("id")),

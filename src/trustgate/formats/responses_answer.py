@@ -165,7 +165,7 @@ def response_object(response: c.Response, status: str, output: list[dict[str, An
 
 def message_item(item_id: str, text: str, status: str = "completed") -> dict[str, Any]:
     """A `message` item with one text part."""
-    part = {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+    part: dict[str, Any] = {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
     return {"type": "message", "id": item_id, "role": "assistant", "status": status, "content": [part]}
 
 
@@ -389,16 +389,17 @@ class Encoder:
         self._open, self._pieces = kind, []
         if kind == "text":
             self._item_id = f"msg_{self._response.id}_{index}"
-            item = message_item(self._item_id, "", "in_progress") | {"content": []}
-            part = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
+            item = message_item(self._item_id, "", "in_progress")
+            part: dict[str, Any] = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
             added, delta, slot = "response.content_part.added", "response.output_text.delta", "content_index"
         else:
             self._item_id = f"rs_{self._response.id}_{index}"
-            item = reasoning_item(self._item_id, "") | {"summary": []}
+            item = reasoning_item(self._item_id, "")
             part = {"type": "summary_text", "text": ""}
             added, slot = "response.reasoning_summary_part.added", "summary_index"
             delta = "response.reasoning_summary_text.delta"
-        place = {"item_id": self._item_id, "output_index": index, slot: 0}
+        item["content" if kind == "text" else "summary"] = []
+        place: dict[str, Any] = {"item_id": self._item_id, "output_index": index, slot: 0}
         self._head = (
             b"event: "
             + delta.encode()

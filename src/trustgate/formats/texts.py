@@ -283,8 +283,10 @@ def _response_slots(format: str, tree: dict[str, Any]) -> list[_Slot]:
         for choice in _objects(tree.get("choices")):
             message = choice.get("message")
             one(message, "content", "\n")
-            if isinstance(message, dict) and not slots[-1].places and isinstance(message.get("refusal"), str):
-                slots[-1].add(message, "refusal")
+            if isinstance(message, dict) and not slots[-1].places:
+                fields = cast("dict[str, Any]", message)
+                if isinstance(fields.get("refusal"), str):
+                    slots[-1].add(fields, "refusal")
     return slots
 
 

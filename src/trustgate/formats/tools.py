@@ -34,8 +34,8 @@ def keep_tools(format: str, body: bytes, keep: Callable[[str], bool]) -> bytes:
     if all(keep(name) for name in names):
         return body
     raw = json.members(body).get("tools")
-    entries = json.tree(raw) if raw is not None else []
-    kept = [entry for entry in map(lambda each: _kept(each, keep), cast("list[Any]", entries)) if entry is not None]
+    entries: list[Any] = [] if raw is None else json.tree(raw)
+    kept = [entry for entry in (_kept(each, keep) for each in entries) if entry is not None]
     return json.set_members(body, {"tools": kept})
 
 
@@ -59,8 +59,9 @@ def _name(entry: Any) -> str:
         return ""
     fields = cast("dict[str, Any]", entry)
     for inner in (fields.get("function"), fields.get("custom"), fields):
-        if isinstance(inner, dict) and isinstance(cast("dict[str, Any]", inner).get("name"), str):
-            return inner["name"]
+        name = cast("dict[str, Any]", inner).get("name") if isinstance(inner, dict) else None
+        if isinstance(name, str):
+            return name
     return ""
 
 
@@ -98,20 +99,12 @@ def put_tools(format: str, body: bytes, tools: list[Tool]) -> bytes:
 
     A tool without a schema gets the empty object schema. Raises `DecodeError`.
     """
-    codec = CODECS[format]
-    present = tool_names(format, body)
-
-    def only_new(request: Request) -> None:
-        request.tools = tools
-        request.tool_choice = None
-
-    blank = codec.decode_request(b"{}")
-    only_new(blank)
-    encoded = json.tree(json.members(codec.encode_request(blank))["tools"])
     if format in ("google", "vertex"):
         return graft(format, body, lambda request: _merge(request.tools, tools))
+    present = tool_names(format, body)
     raw = json.members(body).get("tools")
     entries: list[Any] = [] if raw is None or json.is_null(raw) else json.tree(raw)
+    encoded: list[Any] = json.tree(json.members(CODECS[format].encode_request(Request(tools=tools)))["tools"])
     for tool, entry in zip(tools, encoded, strict=True):
         _default_schema(entry)
         if tool.name in present:
