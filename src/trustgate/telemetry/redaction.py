@@ -7,9 +7,11 @@ import re
 
 REDACTED = "[REDACTED]"
 
-# Cheap test first: most lines hold nothing that any pattern below could match.
-_SUSPECT = re.compile(
-    r"(?i)bearer|basic|authorization|api-?_?key|token|secret|private_key|sk-|tgk_|ag_|AKIA|ASIA|AIza|eyJ|@"
+# Cheap test first: most lines hold nothing that any pattern below could match. (A regular expression of these words
+# takes six times as long.)
+_SUSPECT = (
+    *("bearer", "basic", "authorization", "key", "token", "secret"),
+    *("sk-", "tgk_", "ag_", "akia", "asia", "aiza", "eyj", "@"),
 )
 
 _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
@@ -41,7 +43,11 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
 
 def redact(text: str) -> str:
     """`text` with every credential that the patterns know replaced, names and schemes kept."""
-    if _SUSPECT.search(text) is None:
+    lower = text.lower()
+    for word in _SUSPECT:
+        if word in lower:
+            break
+    else:
         return text
     for pattern, replacement in _PATTERNS:
         text = pattern.sub(replacement, text)
