@@ -131,6 +131,21 @@ def test_deployed_and_production_environments(env: str, deployed: bool, producti
     assert (settings.deployed, settings.production) == (deployed, production)
 
 
+CONSOLE = [
+    ({}, True),
+    ({"CONSOLE_ENABLED": "false"}, False),
+    ({"APP_ENV": "prod"}, False),
+    ({"APP_ENV": "prod", "CONSOLE_ENABLED": "true"}, True),
+    ({"APP_ENV": "staging", "CONSOLE_ADMIN_PASSWORD_HASH": "h"}, True),
+    ({"APP_ENV": "prod", "CONSOLE_OIDC_ISSUER": "https://idp.example"}, True),
+]
+
+
+@pytest.mark.parametrize(("environ", "enabled"), CONSOLE)
+def test_the_console_needs_a_login_method_in_deployed_environments(environ: dict[str, str], enabled: bool) -> None:
+    assert Settings.load(environ).console_enabled is enabled
+
+
 MODES = [
     ({}, ALL, "embedded"),
     ({"REDIS_HOST": "r"}, ALL, "embedded"),

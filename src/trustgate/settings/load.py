@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Struct
 
 import trustgate
-from trustgate.settings import areas, reporting
+from trustgate.settings import areas, reporting, services
 from trustgate.settings.checks import check
 from trustgate.settings.values import Warning, fields_of, load_area, lookup
 
@@ -33,11 +33,11 @@ class Settings(Struct, frozen=True):
     admin: areas.Admin
     console: areas.Console
     log: areas.Log
-    database: areas.Database
-    redis: areas.Redis
-    sessions: areas.Sessions
-    upstream: areas.Upstream
-    guards: areas.Guards
+    database: services.Database
+    redis: services.Redis
+    sessions: services.Sessions
+    upstream: services.Upstream
+    guards: services.Guards
     telemetry: reporting.Telemetry
     metrics: reporting.Metrics
     otlp: reporting.Otlp
@@ -61,6 +61,13 @@ class Settings(Struct, frozen=True):
         """Missing secrets are provisioned (through Redis) instead of refused."""
         return self.app.env.strip().lower() in PRODUCTION
 
+    @property
+    def console_enabled(self) -> bool:
+        """Serve the web console: as told, else everywhere but in a deployed environment without a login method."""
+        if self.console.enabled is not None:
+            return self.console.enabled
+        return not self.deployed or bool(self.console.admin_password_hash or self.console.oidc_issuer)
+
     def database_less(self, planes: frozenset[str]) -> bool:
         """These planes take their configuration from a control plane. Never true where the admin plane runs."""
         return self.config_sync.data_plane_enabled and "admin" not in planes
@@ -78,7 +85,7 @@ AREAS: dict[str, type[Struct]] = {
     info.name: info.type for info in msgspec.structs.fields(Settings) if info.name != "warnings"
 }
 
-_DATABASE_VARIABLES = tuple(field.var.name for field in fields_of(areas.Database))
+_DATABASE_VARIABLES = tuple(field.var.name for field in fields_of(services.Database))
 
 
 def _with_dependent_defaults(settings: Settings, environ: Mapping[str, str], warnings: list[Warning]) -> Settings:
