@@ -93,9 +93,9 @@ class Client:
         body: Any = None,
         *,
         raw: bytes | None = None,
-        headers: dict[str, str] | None = None,
+        headers: dict[str, Any] | None = None,
     ) -> Answer:
-        sent = {"Authorization": f"Bearer {self.token}"} if self.token else {}
+        sent: dict[str, Any] = {"Authorization": f"Bearer {self.token}"} if self.token else {}
         if body is not None:
             raw = json.dumps(body).encode()
             sent["Content-Type"] = "application/json"

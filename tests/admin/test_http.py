@@ -198,6 +198,15 @@ def test_a_connection_serves_many_requests(client: Client) -> None:
         connection.close()
 
 
+def test_a_body_that_does_not_come_is_408() -> None:
+    with running(MemoryControl(plugin_catalog()), services(settings=settings(body_timeout_s=0.2))) as port:
+        authorization = f"Authorization: Bearer {console_token()}\r\n"
+        head = f"POST /v1/gateways HTTP/1.1\r\nHost: x\r\n{authorization}Content-Length: 9\r\n\r\n"
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as stream:
+            stream.sendall(head.encode())
+            assert stream.recv(65536).startswith(b"HTTP/1.1 408")
+
+
 def test_a_compressed_body_may_not_inflate_beyond_the_limit(client: Client) -> None:
     bomb = gzip.compress(b'{"slug":"' + b"a" * (9 * 1024 * 1024) + b'"}')
     headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
@@ -239,11 +248,11 @@ def test_writes_say_whether_every_data_plane_has_them(plane: Plane, client: Clie
 
 def test_the_reason_and_the_caller_of_a_change_are_kept(plane: Plane, client: Client, gateway: str) -> None:
     token = console_token(tenant_id="t-1", user_id="u-1", user_email="a@b.c")
-    headers = {"X-AG-Change-Reason": "ticket 7", "X-Request-Id": "r-1"}
+    headers = {"X-AG-Change-Reason": "ticket 7 – é".encode(), "X-Request-Id": "r-1"}
     Client(client.port, token)("POST", f"/v1/gateways/{gateway}/roles", {"name": "one"}, headers=headers)
     meta = plane.control.commands[-1].meta
     assert (meta.actor, meta.actor_email, meta.tenant) == ("u-1", "a@b.c", "t-1")
-    assert (meta.reason, meta.request_id) == ("ticket 7", "r-1")
+    assert (meta.reason, meta.request_id) == ("ticket 7 – é", "r-1")
 
 
 def test_if_match_refuses_a_write_against_another_version(client: Client, gateway: str) -> None:
@@ -445,6 +454,7 @@ def test_gateways_and_registries_can_be_searched_and_sorted_like_the_others(clie
     try:
         listed = client("GET", "/v1/gateways?search=gw-of-&sort=slug&order=asc").json["items"]
         assert [item["slug"] for item in listed] == ["gw-of-a-test", "gw-of-another"]
+        assert client("GET", "/v1/gateways?search=gw-of-&slug=another").json["total"] == 1
         assert client("GET", "/v1/gateways?sort=status").json["error"] == "invalid_sort"
     finally:
         client("DELETE", f"/v1/gateways/{other}")

@@ -16,6 +16,7 @@ from typing import Any
 
 import structlog
 from quart.ctx import RequestContext
+from quart.wrappers.base import BaseRequestWebsocket
 from quart_trio import QuartTrio
 from quart_trio.wrappers import TrioResponse
 from werkzeug.exceptions import RequestEntityTooLarge, RequestTimeout
@@ -65,6 +66,9 @@ class AdminApp(QuartTrio):
         self._render_gateway = GatewayRenderer(settings.version, settings.gateway_base_domain, settings.mcp_base_domain)
         if settings.cors.allow_credentials and "*" in settings.cors.allow_origins:
             log.warning("CORS credentials are off: they can't be combined with any origin")
+
+    def create_url_adapter(self, request: BaseRequestWebsocket | None) -> None:
+        """No routing by Quart."""
 
     async def full_dispatch_request(self, request_context: RequestContext | None = None) -> TrioResponse:
         """The answer to a request, whatever happens; Quart's own dispatch and error pages are not used."""

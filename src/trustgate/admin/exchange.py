@@ -24,6 +24,7 @@ from trustgate.domain.errors import not_found
 
 T = TypeVar("T")
 
+MAX_REASON = 1000
 JSON = "application/json"
 TEXT = "text/plain; charset=utf-8"
 HTML = "text/html; charset=utf-8"
@@ -121,7 +122,7 @@ class Call(msgspec.Struct, kw_only=True):
             tenant=self.identity.tenant,
             request_id=self.request_id,
             source="admin-api",
-            reason=self.headers.get("x-ag-change-reason", ""),
+            reason=_utf8(self.headers.get("x-ag-change-reason", ""))[:MAX_REASON],
         )
 
     async def execute(self, command: Any) -> Executed:
@@ -139,6 +140,11 @@ class Call(msgspec.Struct, kw_only=True):
         if self.state is None or self.state.gateway is None:
             raise not_found()
         return self.state
+
+
+def _utf8(text: str) -> str:
+    """A header's value as the client meant it; on the way here its bytes were taken for Latin-1."""
+    return text.encode("latin-1", "replace").decode("utf-8", "replace")
 
 
 def etag(version: int) -> str:

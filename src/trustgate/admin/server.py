@@ -16,7 +16,7 @@ from hypercorn.typing import ASGIFramework
 from hypercorn.utils import wrap_app
 
 HEAD_SLACK_BYTES = 96 * 1024
-"""A head up to this far above the limit still reaches the application, which refuses it with a text; beyond, 431 is bare."""
+"""A head up to this far above the limit reaches the application, which refuses it with a text; beyond, 431 is bare."""
 
 
 class ServeSettings(msgspec.Struct, frozen=True, kw_only=True):

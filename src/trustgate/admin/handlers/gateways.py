@@ -22,13 +22,15 @@ async def create(call: Call) -> Answer:
 async def list_all(call: Call) -> Answer:
     page = lists.read_page(call.query)
     field, descending = lists.read_sort(call.query, SORTS)
-    wanted = (call.query.get("search") or call.query.get("slug")).lower()
+    wanted, slug = call.query.get("search").lower(), call.query.get("slug").lower()
     states = await call.control.states()
     gateways = [state.gateway for state in states.values() if state.gateway is not None]
     matching = [
         gateway
         for gateway in gateways
-        if wanted in gateway.slug and (call.identity.tenant is None or gateway.tenant_id == call.identity.tenant)
+        if wanted in gateway.slug
+        and slug in gateway.slug
+        and (call.identity.tenant is None or gateway.tenant_id == call.identity.tenant)
     ]
     found = lists.paged(lists.ordered(matching, field, descending), page)
     return json_answer(found.envelope(call.render_gateway))

@@ -13,6 +13,7 @@ from trustgate.admin.openapi import document_bytes
 from trustgate.admin.reference import page
 
 READINESS_BUDGET_S = 2.0
+PAGE_POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; frame-ancestors 'none'"
 MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
@@ -54,7 +55,7 @@ async def docs(call: Call) -> Answer:
 
 
 async def docs_page(call: Call) -> Answer:
-    return Answer(200, page(), HTML)
+    return Answer(200, page(), HTML, (("Content-Security-Policy", PAGE_POLICY),))
 
 
 async def docs_document(call: Call) -> Answer:
