@@ -1,6 +1,7 @@
 """The smallest relay on this server and this client: what the wire alone costs, and the floor for the gateway.
 
-Run: `python ops/bench/relay.py PORT UPSTREAM_URL [--plain]`; `--plain` uses ASGI messages instead of the fast extension.
+Run: `python ops/bench/relay.py PORT UPSTREAM_URL [--plain]`;
+`--plain` uses ASGI messages instead of the fast extension.
 """
 
 import sys

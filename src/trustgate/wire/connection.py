@@ -113,7 +113,9 @@ class Connection:
                 except Refused as refusal:
                     await self._refuse(refusal)
                 except (_Closed, OSError, trio.ClosedResourceError):
-                    pass
+                    pass  # the client is gone; there is nobody to tell
+                except Exception:
+                    log.exception("a connection failed")  # one connection must never take the server down
             if self._scope.cancelled_caught and self._timed_out and self.phase == READING and self._data:
                 self._say(response_head.plain_text(408, "Request Timeout"))
         finally:
@@ -164,7 +166,7 @@ class Connection:
             if end >= 0 or len(data) > self._config.max_head_bytes:
                 raise Refused(431, "Request Header Fields Too Large")
             if data and data != b"\r":
-                request_head.check_incomplete(data)
+                request_head.check_incomplete(data, searched)
             searched = max(0, len(data) - 3)
             self._data = data
             data = data + await self._receive_more() if data else await self._receive_more()
@@ -262,8 +264,13 @@ class Connection:
             data = lines + end
         elif self._method == b"HEAD":
             data = b"%bContent-Length: %d\r\n%b" % (lines, len(body), end)
-        else:
+        elif len(body) < _READ_BYTES:
             data = b"%bContent-Length: %d\r\n%b%b" % (lines, len(body), end, body)
+        else:
+            self._started = True
+            await self._write(b"%bContent-Length: %d\r\n%b" % (lines, len(body), end), body)
+            self._answered = True
+            return
         self._started = True
         await self._write(data)
         self._answered = True
@@ -360,18 +367,23 @@ class Connection:
 
     # -- bytes ---------------------------------------------------------------------------------------------------
 
-    async def _write(self, data: bytes) -> None:
-        """All of it, each step of progress within the write timeout. A client that is gone cancels the application."""
+    async def _write(self, data: bytes, body: bytes = b"") -> None:
+        """All of both, each step of progress within the write timeout. A client that is gone cancels the application.
+
+        A large `body` is not copied to follow `data`; both leave in one system call.
+        """
         try:
-            sent = self._channel.send_now(data)
-            if sent == len(data):
+            sent = self._channel.send_both_now(data, body) if body else self._channel.send_now(data)
+            if sent == len(data) + len(body):
                 return
             phase = self.phase
             self.phase = WRITING
-            view = memoryview(data)
-            while sent < len(data):
-                self.deadline = monotonic() + self._config.write_timeout_s
-                sent += await self._channel.send_some(view[sent:])
+            for part in (data, body):
+                view = memoryview(part)[sent:]
+                sent = max(0, sent - len(part))
+                while view:
+                    self.deadline = monotonic() + self._config.write_timeout_s
+                    view = view[await self._channel.send_some(view) :]
             self.phase = phase
             self.deadline = _NEVER
         except (OSError, trio.ClosedResourceError):
@@ -383,9 +395,9 @@ class Connection:
         """Best effort: a last word to a client that may be gone."""
         try:
             self._channel.send_now(data)
-            self._channel.sock.shutdown(socket.SHUT_WR)
         except OSError:
-            self.keep_alive = False
+            log.debug("a client was gone before its last answer")
+        self._channel.shut_down()
 
     def _abort(self) -> None:
         """A response that broke off must not look complete: no last chunk, and a reset where the end of the
@@ -402,7 +414,7 @@ class Connection:
 
     async def _linger(self) -> None:
         if self.phase != CLOSING:
-            self._say(b"")
+            self._channel.shut_down()
             await self._drain_input()
 
     async def _drain_input(self) -> None:
@@ -415,5 +427,5 @@ class Connection:
 
 
 def _local_address(sock: socket.socket) -> tuple[str, int]:
-    name = sock.getsockname()
-    return (str(name[0]), int(name[1])) if isinstance(name, tuple) else ("", 0)
+    name: Any = sock.getsockname()
+    return ("", 0) if sock.family == socket.AF_UNIX else (name[0], name[1])

@@ -7,9 +7,11 @@ import zlib
 from collections.abc import Iterator
 from typing import Any, Final, Protocol
 
-import brotli
+import brotli  # pyright: ignore[reportMissingTypeStubs]
 
 from trustgate.wire.errors import DecodingFailed
+
+_brotli: Any = brotli  # a C extension without type stubs
 
 PIECE_BYTES: Final = 262144
 _MAX_ENCODINGS: Final = 3
@@ -63,7 +65,7 @@ class _Zlib:
 
 class _Brotli:
     def __init__(self) -> None:
-        self._inner: Any = brotli.Decompressor()
+        self._inner: Any = _brotli.Decompressor()
         self._fed = False
 
     def feed(self, data: bytes) -> Iterator[bytes]:
@@ -75,7 +77,7 @@ class _Brotli:
                 if self._inner.can_accept_more_data():
                     return
                 piece = self._inner.process(b"", output_buffer_limit=PIECE_BYTES)
-        except brotli.error as error:
+        except _brotli.error as error:
             raise DecodingFailed("invalid compressed body") from error
 
     def finish(self) -> None:

@@ -56,11 +56,15 @@ def bad_request(text: str = "Bad Request") -> Refused:
     return Refused(400, text)
 
 
-def check_incomplete(data: bytes) -> None:
-    """Refuse early what can never become a valid head, so that garbage does not wait for a timeout."""
-    if not _PLAUSIBLE_START.match(data):
+def check_incomplete(data: bytes, checked: int) -> None:
+    """Refuse early what can never become a valid head, so that garbage does not wait for a timeout.
+
+    `checked` bytes have been looked at by an earlier call.
+    """
+    if checked == 0 and not _PLAUSIBLE_START.match(data):
         raise bad_request()
-    if data.count(b"\n") != data.count(b"\r\n"):
+    fresh = data[max(0, checked - 1) :]
+    if fresh.count(b"\n") != fresh.count(b"\r\n") + fresh.startswith(b"\n"):
         raise bad_request()
 
 

@@ -5,6 +5,7 @@ One HTTP/1.1 connection is `connection.py`. Beside plain ASGI each scope carries
 Limits, timeouts and refusal texts are those of the contract for the proxy listener.
 """
 
+import errno
 import logging
 import socket
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ log = logging.getLogger("trustgate.wire")
 _PER_IP_TEXT = "The number of connections from your ip exceeds MaxConnsPerIP"
 _TOTAL_TEXT = "The connection cannot be served because Server.Concurrency limit exceeded"
 _ACCEPT_PAUSE_S = 0.1
+_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
 class ServerConfig(msgspec.Struct, frozen=True):
@@ -119,9 +121,10 @@ class Server:
                 try:
                     accepted, address = await listener.socket.accept()
                 except OSError as error:
-                    # Out of descriptors, or the peer was faster than accept: neither may stop the server.
+                    # Out of descriptors, or the peer was gone before accept: neither may stop the server.
                     log.warning("accept failed: %s", error.strerror)
-                    await trio.sleep(_ACCEPT_PAUSE_S)
+                    if error.errno in _EXHAUSTED:
+                        await trio.sleep(_ACCEPT_PAUSE_S)
                     continue
                 self._admit(socket.socket(fileno=accepted.detach()), address, nursery)
 

@@ -8,6 +8,7 @@ noticed at once even while nobody reads, without a task parked beside each reque
 Linux has all of this. Elsewhere channels wait through Trio and a disconnect is noticed by the next read or write.
 """
 
+import contextlib
 import select
 import socket
 import ssl
@@ -115,6 +116,21 @@ class Channel:
             return self.sock.send(data)
         except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
             return 0
+
+    def send_both_now(self, first: bytes, second: bytes) -> int:
+        """`send_now` of two buffers as if they were one."""
+        if self._tls:
+            return self.send_now(first)
+        try:
+            return self.sock.sendmsg((first, second))
+        except BlockingIOError:
+            return 0
+
+    def shut_down(self) -> None:
+        """Tell the peer that nothing more will be sent. A peer that is already gone is fine."""
+        if not self.closed:
+            with contextlib.suppress(OSError):
+                self.sock.shutdown(socket.SHUT_WR)
 
     async def send_some(self, data: bytes | memoryview) -> int:
         """Wait until the kernel takes at least one byte; the number of bytes taken."""
