@@ -1,7 +1,9 @@
 """A real process on free ports: start, health check, quickstart, `dev`, signals and exit codes."""
 
+import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,7 +16,11 @@ from pathlib import Path
 import httpx
 import pytest
 
+from trustgate import loopback
+from trustgate.quickstart import Quickstart, loopback_upstream, mint_token
+
 DEADLINE_S = 60.0
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
 def environment(folder: Path) -> dict[str, str]:
@@ -116,6 +122,45 @@ def test_a_second_instance_on_the_same_port_exits_1_and_names_it(instance: Insta
     done = trustgate("proxy", cwd=tmp_path, env=instance.env)
     assert done.returncode == 1
     assert instance.env["SERVER_PROXY_PORT"] in done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def demo(instance: Instance) -> Iterator[dict[str, str]]:
+    """A consumer whose upstream is the built-in model, as the variables of the examples."""
+    secret = (instance.folder / "var" / "server-secret-key").read_text().strip()
+    urls = [f"http://127.0.0.1:{instance.env[name]}" for name in ("SERVER_ADMIN_PORT", "SERVER_PROXY_PORT")]
+    token = mint_token(secret, tenant="examples", ttl_s=600)
+    with loopback.running() as model, Quickstart(*urls, token, lambda line: None) as calls:
+        made = calls.run(loopback_upstream(model), None)
+        yield {
+            "PATH": os.environ["PATH"],
+            "ADMIN_URL": urls[0],
+            "PROXY_URL": urls[1],
+            "ADMIN_TOKEN": token,
+            "CONSUMER_SLUG": made.consumer_slug,
+            "CONSUMER_API_KEY": made.api_key,
+            "GATEWAY_SLUG": made.gateway_slug,
+            "MODEL": made.model,
+            "OPENAI_API_KEY": "any",
+            "PROVIDER": "openai_compatible",
+            "PROVIDER_OPTIONS": json.dumps({"base_url": model}),
+        }
+
+
+@pytest.mark.parametrize("example", ["openai_sdk.py", "anthropic_sdk.py"])
+def test_the_sdk_examples_answer_and_stream(demo: dict[str, str], example: str) -> None:
+    done = subprocess.run([sys.executable, EXAMPLES / example], env=demo, capture_output=True, text=True, timeout=60)
+    assert done.stdout.splitlines() == ["You said: Hello!", "You said: Again!"], done.stderr
+
+
+@pytest.mark.skipif(shutil.which("jq") is None, reason="jq is not installed")
+def test_the_curl_example_answers_twice_on_one_gateway(demo: dict[str, str]) -> None:
+    for _ in range(2):
+        done = subprocess.run(
+            ["bash", EXAMPLES / "first_request.sh"], env=demo, capture_output=True, text=True, timeout=60
+        )
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["choices"][0]["message"]["content"] == "You said: Hello!"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
