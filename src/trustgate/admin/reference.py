@@ -5,6 +5,7 @@ What lives here: HTML. What must not: facts about the API.
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from html import escape
 from typing import Any
@@ -34,6 +35,8 @@ text-align:center}
 code{font:13px ui-monospace,monospace}summary span{color:var(--dim)}
 table{border-collapse:collapse;width:100%;margin:.3rem 0 .9rem}td,th{border-bottom:1px solid var(--line);
 padding:.25rem .5rem;text-align:left;vertical-align:top;font-size:14px}th{color:var(--dim);font-weight:500}
+td:first-child{width:14rem}td:last-child{width:40%}a{color:var(--accent)}h3{margin:1.6rem 0 .2rem;font-size:16px}
+section p{margin:.2rem 0;color:var(--dim)}section:target{outline:2px solid var(--accent);outline-offset:6px}
 @media (max-width:50rem){body{display:block}nav{position:static;height:auto}}
 """
 
@@ -46,6 +49,7 @@ def page() -> bytes:
     for path, methods in described["paths"].items():
         for method, operation in methods.items():
             by_tag.setdefault(operation["tags"][0], []).append((method.upper(), path, operation))
+    by_tag["system"] = by_tag.pop("system")  # probes and the like come last
     info = described["info"]
     parts = [
         "<!doctype html><html lang=en><head><meta charset=utf-8>"
@@ -56,7 +60,7 @@ def page() -> bytes:
         "<a href='#schemas'>Schemas</a>",
         *(f"<a class=sub href='#{escape(name)}'>{escape(name)}</a>" for name in described["components"]["schemas"]),
         f"<p><a href='/docs/doc.json'>OpenAPI document</a></p></nav><main><h1>{escape(info['title'])}</h1>",
-        f"<p class=about>{escape(info['description'])}</p>",
+        f"<p class=about>{_marked(info['description'])}</p>",
     ]
     for tag, operations in by_tag.items():
         parts.append(f"<h2 id='{tag}'>{escape(tag)}</h2>")
@@ -72,7 +76,7 @@ def _operation(method: str, path: str, operation: Json) -> str:
     if operation["parameters"]:
         rows = [
             f"<tr><td><code>{escape(it['name'])}</code></td><td>{escape(it['in'])}</td>"
-            f"<td>{_type(it['schema'])}</td><td>{escape(it.get('description', ''))}</td></tr>"
+            f"<td>{_type(it['schema'])}</td><td>{_marked(it.get('description', ''))}</td></tr>"
             for it in operation["parameters"]
         ]
         inner.append("<table><tr><th>Parameter<th>In<th>Type<th></tr>" + "".join(rows) + "</table>")
@@ -97,11 +101,16 @@ def _schema(name: str, schema: Json) -> str:
         f"<td>{'always' if member in required else ''}</td></tr>"
         for member, it in schema.get("properties", {}).items()
     ]
-    about = escape(schema.get("description", ""))
+    about = _marked(schema.get("description", ""))
     return (
-        f"<details id='{escape(name)}'><summary><code>{escape(name)}</code></summary><div class=in>"
-        f"<p>{about}</p><table><tr><th>Member<th>Type<th></tr>{''.join(rows)}</table></div></details>"
+        f"<section id='{escape(name)}'><h3>{escape(name)}</h3><p>{about}</p>"
+        f"<table><tr><th>Member<th>Type<th></tr>{''.join(rows)}</table></section>"
     )
+
+
+def _marked(text: str) -> str:
+    """Text with its backticks as code."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
 
 
 def _type(schema: Json) -> str:
