@@ -214,6 +214,7 @@ def peopled() -> st.SearchStrategy[list[cmd.Command]]:
         fill.append(cmd.CreateAuth(META, first, id_, convert({"name": "a", **shape}, inputs.AuthCreate), "ag_key"))
     fill.append(cmd.AttachAuth(META, first, CONSUMERS[1], AUTHS[0]))
     fill.append(cmd.AttachAuth(META, first, CONSUMERS[2], AUTHS[1]))
+    fill.append(cmd.AttachAuth(META, first, CONSUMERS[0], AUTHS[2]))
     settings_ = {"token": "token-secret-1"}
     sent = convert({"name": "p", "slug": "caller", "settings": settings_}, inputs.PolicyCreate)
     fill.append(cmd.CreatePolicy(META, first, POLICIES[0], sent))
