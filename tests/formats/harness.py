@@ -34,8 +34,14 @@ GEMINI = re.compile(r"/v1beta/models/([^:?]+)(:\w+)?")
 
 
 # Recordings whose upstream body depends on routing (default models, pools, continuation), not on translation.
-ROUTING = ("identity-provider token", "model references", "default model", "one registry under two", "aliased pool",
-           "Responses continuation")
+ROUTING = (
+    "identity-provider token",
+    "model references",
+    "default model",
+    "one registry under two",
+    "aliased pool",
+    "Responses continuation",
+)
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Answers of each upstream dialect that say the same thing, buffered and streamed: thinking, text, a tool call, usage."""
+"""Answers of each upstream dialect that say the same, buffered and streamed: thinking, text, tool calls, usage."""
 
 from __future__ import annotations
 
@@ -38,7 +38,12 @@ def _openai_stream(tools: bool) -> bytes:
     ]
     if tools:
         for index, name in enumerate(("f", "g")):
-            call = {"index": index, "id": f"call_{index}", "type": "function", "function": {"name": name, "arguments": ""}}
+            call = {
+                "index": index,
+                "id": f"call_{index}",
+                "type": "function",
+                "function": {"name": name, "arguments": ""},
+            }
             events.append(_openai_chunk({"tool_calls": [call]}))
             for part in (arguments[:7], arguments[7:]):
                 events.append(_openai_chunk({"tool_calls": [{"index": index, "function": {"arguments": part}}]}))
@@ -66,7 +71,11 @@ def _anthropic_stream(tools: bool) -> bytes:
     arguments = dump(ARGUMENTS)
     events: list[dict[str, Any]] = [
         {"type": "message_start", "message": head | {"usage": {"input_tokens": 11, "output_tokens": 1}}},
-        {"type": "content_block_start", "index": 0, "content_block": {"type": "thinking", "thinking": "", "signature": ""}},
+        {
+            "type": "content_block_start",
+            "index": 0,
+            "content_block": {"type": "thinking", "thinking": "", "signature": ""},
+        },
         {"type": "content_block_delta", "index": 0, "delta": {"type": "thinking_delta", "thinking": "hmm"}},
         {"type": "content_block_delta", "index": 0, "delta": {"type": "signature_delta", "signature": "sig"}},
         {"type": "content_block_stop", "index": 0},
@@ -163,7 +172,10 @@ def _cohere_stream(tools: bool) -> bytes:
             delta = {"message": {"tool_calls": {"function": {"arguments": part}}}}
             events.append({"type": "tool-call-delta", "index": index, "delta": delta})
         events.append({"type": "tool-call-end", "index": index})
-    usage = {"billed_units": {"input_tokens": 10, "output_tokens": 7}, "tokens": {"input_tokens": 11, "output_tokens": 7}}
+    usage = {
+        "billed_units": {"input_tokens": 10, "output_tokens": 7},
+        "tokens": {"input_tokens": 11, "output_tokens": 7},
+    }
     finish = "TOOL_CALL" if tools else "COMPLETE"
     events.append({"type": "message-end", "delta": {"finish_reason": finish, "usage": usage}})
     return sse(*events, named=True)

@@ -27,7 +27,7 @@ TOOLS = pytest.mark.parametrize("tools", [False, True], ids=["text", "tools"])
 
 
 def transport(client: str, wire: str, tools: bool, lib: Any = httpx) -> Callable[[Any], Any]:
-    """A gateway in a function: answers with the sample of the wire in the client's dialect, one byte chunk at a time."""
+    """A gateway in a function: answers with the sample of the wire in the client's dialect, cut anyhow."""
 
     def handler(request: Any) -> Any:
         body = request.content

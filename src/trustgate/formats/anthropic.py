@@ -241,7 +241,7 @@ def _assistant(blocks: list[_Block], request: c.Request) -> c.Message:
             if block.text:
                 texts.append(block.text)
         elif block.type == "tool_use":
-            arguments = "{}" if json.is_null(block.input) else bytes(block.input).decode()
+            arguments = "{}" if json.is_null(block.input) else json.raw_text(block.input)
             message.tool_calls.append(c.ToolCall(block.id or "", block.name or "", arguments))
         elif block.type == "thinking":
             message.thinking.append(c.Thinking(block.thinking or "", block.signature or ""))

@@ -118,7 +118,7 @@ def decode_response(body: bytes) -> c.Response:
         elif block.type == "redacted_thinking":
             response.thinking.append(c.Thinking(redacted=block.data or ""))
         elif block.type == "tool_use":
-            arguments = "{}" if json.is_null(block.input) else bytes(block.input).decode()
+            arguments = "{}" if json.is_null(block.input) else json.raw_text(block.input)
             response.tool_calls.append(c.ToolCall(block.id or "", block.name or "", arguments))
     response.text = "".join(texts)
     return response
@@ -214,7 +214,7 @@ def _block_start(wire: _Event) -> c.StreamEvent | None:
     if block is None:
         return None
     if block.type == "tool_use":
-        initial = "" if json.is_null(block.input) else bytes(block.input).decode()
+        initial = "" if json.is_null(block.input) else json.raw_text(block.input)
         arguments = "" if initial.strip() in ("", "{}") else initial
         return c.StreamEvent(tool_calls=[c.ToolDelta(wire.index or 0, block.id or "", block.name or "", arguments)])
     if block.type == "text" and block.text:

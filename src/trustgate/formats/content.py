@@ -80,7 +80,7 @@ def openai_content(raw: Raw, request: c.Request | None) -> tuple[str, list[c.Par
     if not literal or literal == b"null":
         return "", None
     if first != b"[":
-        return json.compact(literal).decode(), None
+        return json.raw_text(json.compact(literal)), None
     texts: list[str] = []
     parts: list[c.Part] = []
     rich = False

@@ -274,13 +274,13 @@ def _decode_call(call: FunctionCall, used: set[str]) -> c.ToolCall:
         number += 1
         call_id = f"{name}_{number}"
     used.add(call_id)
-    arguments = "{}" if json.is_null(call.args) else json.compact(call.args).decode()
+    arguments = "{}" if json.is_null(call.args) else json.raw_text(json.compact(call.args))
     return c.ToolCall(call_id, name, arguments)
 
 
 def _decode_result(answer: _FunctionResponse, open_calls: list[c.ToolCall]) -> c.Message:
     name = answer.name or ""
-    text = "{}" if json.is_null(answer.response) else json.compact(answer.response).decode()
+    text = "{}" if json.is_null(answer.response) else json.raw_text(json.compact(answer.response))
     message = c.Message("tool", text, tool_call_id=answer.id or name, tool_name=name)
     for call in open_calls:
         if (answer.id and call.id == answer.id) or (not answer.id and call.name == name):

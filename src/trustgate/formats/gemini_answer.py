@@ -90,7 +90,7 @@ def _call(part: Part, number: int, response_id: str) -> c.ToolCall | None:
         return None
     name = call.name or ""
     call_id = call.id or (f"call_{number}_{response_id}" if response_id else f"call_{name}_{number}")
-    arguments = "{}" if json.is_null(call.args) else json.compact(call.args).decode()
+    arguments = "{}" if json.is_null(call.args) else json.raw_text(json.compact(call.args))
     return c.ToolCall(call_id, name, arguments, signature=part.thoughtSignature or part.thought_signature or "")
 
 

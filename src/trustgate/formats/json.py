@@ -119,6 +119,14 @@ def is_null(raw: Raw) -> bool:
     return not raw or bytes(raw) == b"null"
 
 
+def raw_text(raw: bytes | Raw) -> str:
+    """A JSON text as a string, for members that hold JSON inside a string. Raises `DecodeError` when it is no UTF-8."""
+    try:
+        return bytes(raw).decode()
+    except UnicodeError as error:
+        raise DecodeError(str(error)) from None
+
+
 def number(raw: Raw) -> Raw | None:
     """A member that must be a number, literal kept; None for absent and null. Raises `DecodeError` for other types."""
     literal = bytes(raw)
