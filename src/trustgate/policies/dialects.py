@@ -431,11 +431,12 @@ def _google_answer(answer: Answer) -> bool:
     for index, candidate in enumerate(candidates):
         content = candidate.get("content")
         answer.slots += _google_parts(content)
-        parts = list(_objects(content.get("parts"))) if isinstance(content, dict) else []
+        home = content.get("parts") if isinstance(content, dict) else None
+        parts = list(_objects(home))
         for at, part in enumerate(parts):
             call = _google_call(part, f"{index}.{at}")
             if call is not None:
-                call.home, call.item = content["parts"], part
+                call.home, call.item = home, part
                 answer.calls.append(call)
         if index == 0:
             thoughts = [_name(part.get("text")) for part in parts if part.get("thought") is True]

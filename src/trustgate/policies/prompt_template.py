@@ -32,6 +32,9 @@ from trustgate.policies.settings import plain_number
 _REFERENCE = re.compile(r"\{template://([^@{}\s]+)(?:@([^{}\s]+))?\}")
 _CONTROL = {code: None for code in range(0x20) if code not in (0x09, 0x0A)}
 
+VERIFIED_CLAIMS = "verified_claims"
+"""The note of a run under which the plane leaves the claims of a token that it has checked."""
+
 Tree = dict[str, Any]
 
 
@@ -96,12 +99,18 @@ class PromptTemplate:
                 value = request.header(variable.name.strip().lower().encode())
             else:
                 if claims is None:
-                    verified = run.notes.get("verified_claims") or {}
-                    claims = verified if self._settings.claims_source == "verified" else bearer_claims(request)
+                    claims = self._claims(request, run)
                 value = _claim_text(claims.get(variable.name.strip()))
             if value.strip():
                 found[name] = value
         return found
+
+    def _claims(self, request: PolicyRequest, run: Run) -> Tree:
+        """Claims of the bearer token, as presented unless the policy wants them checked."""
+        if self._settings.claims_source != "verified":
+            return bearer_claims(request)
+        verified: Tree | None = run.notes.get(VERIFIED_CLAIMS)
+        return verified or {}
 
     def _render_named(self, tree: Tree, properties: Tree, context: dict[str, str], extras: dict[str, Any]) -> bool:
         messages = tree.get("messages")

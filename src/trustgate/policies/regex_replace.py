@@ -75,7 +75,7 @@ class Substitution:
         return self._regex.sub(self._expand, text)
 
     def _expand(self, match: re2._Match) -> str:
-        return "".join(part if isinstance(part, str) else (match.group(part) or "") for part in self._template)
+        return "".join(part if isinstance(part, str) else str(match.group(part) or "") for part in self._template)
 
 
 def parse_replacement(text: str, names: dict[str, int], groups: int) -> tuple[str | int, ...]:

@@ -1,16 +1,219 @@
-"""TEMP"""
+"""Policy `semantic_cache`: repeated prompts answered from a cache, by text or by meaning (spec 04 §14.5)."""
 
 from __future__ import annotations
 
-from trustgate.policies.plugin import METADATA, RESPONSE_BODY, Binding, Plugin
-from trustgate.policies.semantic_cache_settings import Settings, check
+import math
+from typing import Any
+
+import msgspec
+
+from trustgate.policies.answer_identity import Identity, identify
+from trustgate.policies.answer_stores import AnswerStore, MemoryAnswers, StoreError
+from trustgate.policies.dialects import format_of
+from trustgate.policies.model import Effect, Headers, Mark, PolicyRequest, PolicyResponse, Run, stop
+from trustgate.policies.plugin import METADATA, RESPONSE_BODY, Binding, Plugin, PolicyError, Services
+from trustgate.policies.reassembly import reassemble
+from trustgate.policies.semantic_cache_settings import DEFAULT_MODEL, DEFAULT_THRESHOLD, Settings, check, ttl_s
+from trustgate.policies.texts import answer_of
+
+EMBEDDING_TIMEOUT_S = 30.0
+MISS: Headers = [("X-Cache", "MISS"), ("X-Cache-Status", "MISS")]
+HIT: Headers = [("X-Cache", "HIT"), ("X-Cache-Status", "HIT")]
+
+
+class _Embedding(msgspec.Struct):
+    embedding: list[float] = []
+
+
+class _Embeddings(msgspec.Struct):
+    data: list[_Embedding] = []
+
+
+class Seen(msgspec.Struct):
+    """What `pre_request` learnt and `post_response` uses to store the answer."""
+
+    identity: Identity
+    vector: list[float] | None = None
 
 
 class SemanticCache:
-    waits = False
+    waits = True
 
     def __init__(self, settings: Settings, binding: Binding) -> None:
-        pass
+        check(settings)
+        services = binding.services
+        self._settings = settings
+        self._binding = binding
+        self._http = services.http
+        self._blocking = binding.blocking
+        self._mode = settings.mode or "semantic"
+        self._threshold = settings.similarity_threshold or DEFAULT_THRESHOLD
+        self._ttl_s = ttl_s(settings)
+        self._statuses = frozenset(settings.cache_only_on_status)
+        self._bypass = (settings.bypass_header or "X-Cache-Bypass").lower().encode()
+        self._skip_tools = settings.skip_if_tools_present is not False
+        self._store_name, self._store = choose_store(settings.vector_store, services)
+        embedding = settings.embedding
+        provider = settings.embedding_provider or (embedding.provider if embedding else "") or "openai"
+        self._model = settings.embedding_model or (embedding.model if embedding else "") or DEFAULT_MODEL
+        self._api_key = embedding.api_key if embedding is not None and provider == "openai" else ""
+        self._url = f"{services.environment.embeddings_base_url.rstrip('/')}/v1/embeddings"
+
+    def _partition(self, request: PolicyRequest) -> str:
+        """Who may share entries; empty when that cannot be told."""
+        place = request.registry_id or request.gateway_id
+        if not place:
+            return ""
+        if self._settings.scope == "global":
+            return f"{place}|g:{request.gateway_id}" if request.gateway_id else ""
+        return f"{place}|c:{request.consumer_id}" if request.consumer_id else ""
+
+    def _bypassed(self, request: PolicyRequest) -> bool:
+        control = {part.strip().lower() for part in request.header(b"cache-control").split(",")}
+        return bool(control & {"no-cache", "no-store"}) or bool(request.header(self._bypass))
+
+    async def pre_request(self, request: PolicyRequest, run: Run, mark: Mark) -> Effect | None:
+        extras: dict[str, Any] = {"cache_hit": False, "threshold": self._threshold, "stored": False}
+        extras |= {"mode": self._mode, "scope": self._settings.scope or "consumer", "vector_store": self._store_name}
+        mark.extras = extras
+        if self._bypassed(request):
+            extras["bypassed"] = True
+            return Effect(headers=list(MISS))
+        partition = self._partition(request)
+        if not partition:
+            extras |= {"degraded": True, "degraded_reason": "no_partition"}
+            return Effect(headers=list(MISS))
+        identity = identify(request, partition)
+        if identity.stream and self._settings.skip_if_streaming:
+            extras |= {"bypassed": True, "skip_reason": "streaming"}
+            return Effect(headers=list(MISS))
+        if identity.has_tools and self._skip_tools:
+            extras["skip_reason"] = "tools_present"
+            return Effect(headers=list(MISS))
+        if not identity.text.strip():
+            return Effect(headers=list(MISS))
+        seen = Seen(identity)
+        run.notes[self._binding.policy_id] = seen
+        found = await self._lookup(seen, extras)
+        if found is None:
+            return Effect(headers=list(MISS))
+        extras["cache_hit"] = True
+        if not self._blocking:
+            mark.decision = "observe"
+            return Effect(headers=list(MISS))
+        answer, similarity = found
+        headers = list(HIT)
+        if similarity is not None:
+            headers.append(("X-Cache-Similarity", f"{similarity:.4f}"))
+        body, content_type = replay(answer, identity.stream)
+        return stop(200, body, [*headers, ("Content-Type", content_type)])
+
+    async def _lookup(self, seen: Seen, extras: dict[str, Any]) -> tuple[bytes, float | None] | None:
+        """The cached answer, and its similarity when it was found by meaning. Trouble is a miss."""
+        identity = seen.identity
+        try:
+            if self._mode != "semantic":
+                answer = await self._store.get(identity.rule, identity.key)
+                if answer is not None:
+                    extras["match_type"] = "exact"
+                    return answer, None
+            if self._mode == "exact":
+                return None
+            vector = await self._embed(seen, extras)
+            near = await self._store.nearest(identity.rule, vector) if vector is not None else None
+        except StoreError as error:
+            extras |= {"degraded": True, "degraded_reason": str(error)}
+            return None
+        if near is None or near[0] < self._threshold:
+            return None
+        extras |= {"match_type": "semantic", "similarity": near[0]}
+        return near[1], near[0]
+
+    async def _embed(self, seen: Seen, extras: dict[str, Any]) -> list[float] | None:
+        """The normalised embedding of the text, asked for once a request; None when there is none."""
+        if seen.vector is None and not self._api_key:
+            extras |= {"degraded": True, "degraded_reason": "embedding_service_unavailable"}
+        elif seen.vector is None:
+            try:
+                seen.vector = await self._ask(seen.identity.text)
+            except PolicyError:
+                extras |= {"degraded": True, "degraded_reason": "embedding_failed"}
+        if seen.vector is not None:
+            extras |= {"embedding_size": len(seen.vector), "vector_dimension": len(seen.vector)}
+        return seen.vector
+
+    async def _ask(self, text: str) -> list[float]:
+        headers = (("Authorization", f"Bearer {self._api_key}"), ("Content-Type", "application/json"))
+        body = msgspec.json.encode({"model": self._model, "input": text})
+        reply = await self._http(self._url, headers, body, timeout_s=EMBEDDING_TIMEOUT_S)
+        if not 200 <= reply.status < 300:
+            raise PolicyError(f"embeddings answered {reply.status}")
+        try:
+            data = msgspec.json.decode(reply.body, type=_Embeddings).data
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            raise PolicyError("embeddings answered something that is not their JSON") from None
+        vector = data[0].embedding if data else []
+        length = math.sqrt(sum(value * value for value in vector))
+        if not length:
+            raise PolicyError("embeddings answered without a vector")
+        return [value / length for value in vector]
+
+    async def post_response(self, request: PolicyRequest, response: PolicyResponse, run: Run, mark: Mark) -> None:
+        seen = run.notes.pop(self._binding.policy_id, None)
+        if not isinstance(seen, Seen) or not self._blocking or not response.body.strip():
+            return
+        extras: dict[str, Any] = {"cache_hit": False, "threshold": self._threshold, "stored": False}
+        extras |= {"mode": self._mode, "scope": self._settings.scope or "consumer", "vector_store": self._store_name}
+        mark.extras = extras
+        if not (response.status in self._statuses if self._statuses else 200 <= response.status < 300):
+            extras["skip_reason"] = "status"
+            return
+        if self._skip_tools and calls_tools(request, response):
+            extras["skip_reason"] = "tools_present"
+            return
+        await self._keep(seen, response.body, extras)
+
+    async def _keep(self, seen: Seen, answer: bytes, extras: dict[str, Any]) -> None:
+        identity = seen.identity
+        try:
+            if self._mode != "semantic":
+                await self._store.put(identity.rule, identity.key, answer, self._ttl_s)
+                extras["stored"] = True
+            if self._mode != "exact" and (vector := await self._embed(seen, extras)) is not None:
+                await self._store.add(identity.rule, vector, answer, self._ttl_s)
+                extras["stored"] = True
+        except StoreError as error:
+            extras |= {"degraded": True, "degraded_reason": str(error)}
+
+
+def choose_store(wanted: str, services: Services) -> tuple[str, AnswerStore]:
+    """The store a policy asks for when this deployment has it, else the deployment's own, else this process."""
+    for name in (wanted, services.environment.vector_store):
+        if name and name in services.caches:
+            return name, services.caches[name]
+    if "in_memory" not in services.caches:
+        services.caches["in_memory"] = MemoryAnswers()
+    return "in_memory", services.caches["in_memory"]
+
+
+def calls_tools(request: PolicyRequest, response: PolicyResponse) -> bool:
+    """Whether an answer calls tools, or says it stopped to do so."""
+    if response.streaming:
+        said = reassemble(format_of(request), response.body)
+        return bool(said.calls) or said.finish_reason == "tool_calls"
+    answer = answer_of(request, response.body)
+    return answer is not None and bool(answer.calls)
+
+
+def replay(answer: bytes, stream: bool) -> tuple[bytes, str]:
+    """A cached answer as it goes to the client. Collected stream lines get their event boundaries back."""
+    if not stream or not (answer.startswith((b"data:", b"event:", b"id:", b":")) or b"\ndata:" in answer):
+        return answer, "application/json"
+    out: list[bytes] = []
+    for line in answer.split(b"\n"):
+        if line:
+            out.append(line + (b"\n\n" if line.startswith(b"data:") else b"\n"))
+    return b"".join(out), "text/event-stream"
 
 
 PLUGIN = Plugin(

@@ -1,0 +1,252 @@
+"""Where the semantic cache keeps answers: in this process (usearch) or in Redis (RediSearch).
+
+What lives here: the `AnswerStore` contract and its two implementations. What must not: what makes two requests the
+same; a `rule` here is the hex digest of everything that must be equal, whatever that is.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import coredis.exceptions
+import numpy as np
+from coredis.response._callbacks import NoopCallback
+from usearch.index import Index
+
+Vector = Sequence[float]
+
+INDEX = "semantic_cache"
+DIMENSIONS = 1536
+LARGE_SHELF = 128
+"""From this many vectors of one rule on, an index is faster than comparing all of them."""
+
+
+class StoreError(Exception):
+    """The store could not be used; the text is a `degraded_reason`."""
+
+
+class AnswerStore(Protocol):
+    """Answers by exact key and by nearness of a normalised embedding, within a rule. Errors are `StoreError`."""
+
+    async def get(self, rule: str, key: str) -> bytes | None: ...
+
+    async def put(self, rule: str, key: str, answer: bytes, ttl_s: int) -> None: ...
+
+    async def nearest(self, rule: str, vector: Vector) -> tuple[float, bytes] | None:
+        """Cosine similarity and answer of the nearest entry of the rule."""
+        ...
+
+    async def add(self, rule: str, vector: Vector, answer: bytes, ttl_s: int) -> None: ...
+
+
+class _Entry:
+    """`vector` is None for an exact entry, whose `key` is then its own."""
+
+    __slots__ = ("answer", "expires", "id", "key", "rule", "size", "vector")
+
+    def __init__(self, id_: int, rule: str, key: str, vector: Any, answer: bytes, expires: float) -> None:
+        self.id = id_
+        self.rule = rule
+        self.key = key
+        self.vector = vector
+        self.answer = answer
+        self.expires = expires
+        self.size = len(answer) + (vector.nbytes if vector is not None else 0) + 256
+
+
+class _Shelf:
+    """The vectors of one rule; `index` exists while there are many."""
+
+    __slots__ = ("entries", "index")
+
+    def __init__(self) -> None:
+        self.entries: dict[int, _Entry] = {}
+        self.index: Index | None = None
+
+    def add(self, entry: _Entry) -> None:
+        self.entries[entry.id] = entry
+        if self.index is not None:
+            self.index.add(entry.id, entry.vector)
+        elif len(self.entries) >= LARGE_SHELF:
+            self.index = Index(ndim=len(entry.vector), metric="cos", dtype="f32")
+            for known in self.entries.values():
+                self.index.add(known.id, known.vector)
+
+    def remove(self, entry: _Entry) -> None:
+        del self.entries[entry.id]
+        if self.index is not None:
+            self.index.remove(entry.id)
+
+    def nearest(self, vector: Any) -> tuple[float, _Entry] | None:
+        if not self.entries:
+            return None
+        if self.index is not None:
+            matches = self.index.search(vector, 1)
+            if len(matches) == 0:
+                return None
+            return 1.0 - float(matches.distances[0]), self.entries[int(matches.keys[0])]
+        ids = list(self.entries)
+        scores = np.stack([self.entries[id_].vector for id_ in ids]) @ vector
+        best = int(scores.argmax())
+        return float(scores[best]), self.entries[ids[best]]
+
+
+class MemoryAnswers:
+    """`AnswerStore` of this process, bounded in bytes; the least recently used entries go first.
+
+    Mutable state: `_entries` (in order of use), and `_exact` and `_shelves`, which index it; all change together.
+    """
+
+    def __init__(self, max_bytes: int = 64 << 20, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._max_bytes = max_bytes
+        self._monotonic = monotonic
+        self._entries: OrderedDict[int, _Entry] = OrderedDict()
+        self._exact: dict[tuple[str, str], _Entry] = {}
+        self._shelves: dict[str, _Shelf] = {}
+        self._next = 0
+        self._bytes = 0
+        self.evicted = 0
+
+    def statistics(self) -> dict[str, int]:
+        return {"entries": len(self._entries), "bytes": self._bytes, "evicted": self.evicted}
+
+    async def get(self, rule: str, key: str) -> bytes | None:
+        entry = self._exact.get((rule, key))
+        return self._used(entry) if entry is not None else None
+
+    async def put(self, rule: str, key: str, answer: bytes, ttl_s: int) -> None:
+        old = self._exact.get((rule, key))
+        if old is not None:
+            self._remove(old)
+        self._keep(rule, key, None, answer, ttl_s)
+
+    async def nearest(self, rule: str, vector: Vector) -> tuple[float, bytes] | None:
+        wanted = np.asarray(vector, dtype=np.float32)
+        shelf = self._shelves.get(rule)
+        while shelf is not None and (found := shelf.nearest(wanted)) is not None:
+            similarity, entry = found
+            answer = self._used(entry)
+            if answer is not None:
+                return similarity, answer
+            shelf = self._shelves.get(rule)
+        return None
+
+    async def add(self, rule: str, vector: Vector, answer: bytes, ttl_s: int) -> None:
+        self._keep(rule, "", np.asarray(vector, dtype=np.float32), answer, ttl_s)
+
+    def _used(self, entry: _Entry) -> bytes | None:
+        if entry.expires <= self._monotonic():
+            self._remove(entry)
+            return None
+        self._entries.move_to_end(entry.id)
+        return entry.answer
+
+    def _keep(self, rule: str, key: str, vector: Any, answer: bytes, ttl_s: int) -> None:
+        entry = _Entry(self._next, rule, key, vector, answer, self._monotonic() + ttl_s)
+        if entry.size > self._max_bytes:
+            raise StoreError("store_failed")
+        self._next += 1
+        while self._entries and self._bytes + entry.size > self._max_bytes:
+            self._remove(next(iter(self._entries.values())))
+            self.evicted += 1
+        self._entries[entry.id] = entry
+        self._bytes += entry.size
+        if vector is None:
+            self._exact[rule, key] = entry
+        else:
+            self._shelves.setdefault(rule, _Shelf()).add(entry)
+
+    def _remove(self, entry: _Entry) -> None:
+        del self._entries[entry.id]
+        self._bytes -= entry.size
+        if entry.vector is None:
+            del self._exact[entry.rule, entry.key]
+            return
+        shelf = self._shelves[entry.rule]
+        shelf.remove(entry)
+        if not shelf.entries:
+            del self._shelves[entry.rule]
+
+
+class RedisAnswers:
+    """`AnswerStore` in Redis under the documented keys. Without RediSearch only exact entries work.
+
+    `client` is an open `coredis` client with bytes replies.
+    """
+
+    def __init__(self, client: Any, now: Callable[[], float] = time.time) -> None:
+        self._client = client
+        self._now = now
+        self._indexed = False
+
+    async def get(self, rule: str, key: str) -> bytes | None:
+        try:
+            return await self._client.get(f"sc_exact:{rule}:{key}")
+        except (coredis.exceptions.RedisError, OSError):
+            raise StoreError("exact_lookup_failed") from None
+
+    async def put(self, rule: str, key: str, answer: bytes, ttl_s: int) -> None:
+        try:
+            await self._client.set(f"sc_exact:{rule}:{key}", answer, ex=ttl_s)
+        except (coredis.exceptions.RedisError, OSError):
+            raise StoreError("exact_store_failed") from None
+
+    async def nearest(self, rule: str, vector: Vector) -> tuple[float, bytes] | None:
+        await self._ensure_index()
+        query = f"(@rule_id:{{{rule}}})=>[KNN 1 @embedding $BLOB]"
+        try:
+            reply = await self._command(
+                b"FT.SEARCH", INDEX, query, "PARAMS", 2, "BLOB", _blob(vector),
+                "RETURN", 2, "response", "__embedding_score", "DIALECT", 2,
+            )  # fmt: skip
+        except (coredis.exceptions.RedisError, OSError):
+            raise StoreError("index_unavailable") from None
+        return _first_hit(reply)
+
+    async def add(self, rule: str, vector: Vector, answer: bytes, ttl_s: int) -> None:
+        if len(vector) != DIMENSIONS:
+            raise StoreError("store_failed")
+        await self._ensure_index()
+        key = f"{INDEX}:{rule[:16]}:{int(self._now() * 1e9)}"
+        try:
+            await self._client.hset(key, {"embedding": _blob(vector), "rule_id": rule, "response": answer})
+            await self._client.expire(key, ttl_s)
+        except (coredis.exceptions.RedisError, OSError):
+            raise StoreError("store_failed") from None
+
+    async def _command(self, name: bytes, *arguments: Any) -> Any:
+        return await self._client.create_request(name, *arguments, callback=NoopCallback())
+
+    async def _ensure_index(self) -> None:
+        if self._indexed:
+            return
+        try:
+            await self._command(
+                b"FT.CREATE", INDEX, "ON", "HASH", "PREFIX", 1, f"{INDEX}:", "SCHEMA",
+                "rule_id", "TAG", "SEPARATOR", ",", "response", "TEXT", "NOINDEX",
+                "embedding", "VECTOR", "FLAT", 6, "TYPE", "FLOAT32", "DIM", DIMENSIONS, "DISTANCE_METRIC", "COSINE",
+            )  # fmt: skip
+        except (coredis.exceptions.RedisError, OSError) as error:
+            if "already exists" not in str(error).lower():
+                raise StoreError("index_unavailable") from None
+        self._indexed = True
+
+
+def _blob(vector: Vector) -> bytes:
+    return np.asarray(vector, dtype="<f4").tobytes()
+
+
+def _first_hit(reply: Any) -> tuple[float, bytes] | None:
+    """The first document of an FT.SEARCH reply, in its RESP2 (flat list) or RESP3 (map) form."""
+    if isinstance(reply, dict):
+        results = reply.get(b"results") or []
+        fields = results[0].get(b"extra_attributes", {}) if results else {}
+    else:
+        flat = reply[2] if isinstance(reply, list) and len(reply) > 2 else []
+        fields = dict(zip(flat[::2], flat[1::2], strict=True))
+    if b"response" not in fields or b"__embedding_score" not in fields:
+        return None
+    return 1.0 - float(fields[b"__embedding_score"]), bytes(fields[b"response"])
