@@ -118,8 +118,7 @@ async def test_a_server_that_comes_back_is_used_again(postgres_database: str) ->
             with trio.fail_after(10):
                 version, heard = 2, False
                 while not heard:
-                    seen = store.events.count
-                    await elsewhere.append(write(version))
+                    appended = await elsewhere.append(write(version))
                     version += 1
-                    heard = await store.wait(seen, 0.2)
+                    heard = await store.wait(appended.position - 1, 0.2)
             assert [event.version for event in await store.read_all(0)] == list(range(1, version + 1))

@@ -128,7 +128,7 @@ class ControlPlane:
         committed = await question.wait()
         if committed.after is committed.before:
             return Executed(committed.before, committed.after, committed.position, applied=True)
-        applied = await self._applied(committed.position)
+        applied = await self._applied(committed)
         executed = Executed(committed.before, committed.after, committed.position, applied)
         if self._after_commit is not None:
             try:
@@ -171,11 +171,11 @@ class ControlPlane:
         if self.follower.connected:
             await self.follower.catch_up(READ_TIMEOUT_S)
 
-    async def _applied(self, position: int) -> bool:
-        own = self.follower.plane_id
+    async def _applied(self, committed: Committed) -> bool:
+        own, position = self.follower.plane_id, committed.position
         if own is not None and self.follower.position < position:
             await self.follower.catch_up(self._barrier_timeout_s)
-        others = await all_applied(self._store, position, self._barrier_timeout_s, own)
+        others = await all_applied(self._store, position, committed.planes, self._barrier_timeout_s, own)
         return others and (own is None or self.follower.position >= position)
 
     def _hire(self, gateway_id: str, nursery: trio.Nursery) -> GatewayActor:

@@ -182,24 +182,29 @@ class Follower:
 
     async def _follow(self) -> None:
         backoff = Backoff(0.1, 2.0)
-        told_at = trio.current_time()
+        beat_at = trio.current_time()
         while True:
-            seen = self._store.events.count
             try:
-                await self._read_on()
-                now = trio.current_time()
-                if self.plane_id is not None and (self._untold or now >= told_at + HEARTBEAT_S):
+                due = trio.current_time() >= beat_at + HEARTBEAT_S
+                if due or self._store.known_head > self.position:
+                    await self._read_on()
+                if self.plane_id is not None and (due or self._untold):
                     self._untold = False
                     await self._store.put_plane(self.plane_id, self.position, LEASE_S)
-                    told_at = now
+                if due:
+                    beat_at = trio.current_time()
             except (StoreUnavailable, ev.UnknownEvent, ev.CorruptEvent, pj.LogGap) as error:
                 self.connected = False
+                self._untold = True
                 pause_s = backoff.next()
                 log.error("the configuration stays as it is", error=str(error), position=self.position)
                 await trio.sleep(pause_s)
                 continue
             backoff.reset()
-            await self._store.wait(seen, max(0.0, told_at + HEARTBEAT_S - trio.current_time()))
+            if self._store.known_head > self.position:
+                # Either it has just grown again, or it was set back by a restored backup: do not spin on that.
+                await trio.sleep(0.002)
+            await self._store.wait(self.position, max(0.0, beat_at + HEARTBEAT_S - trio.current_time()))
 
     async def _read_on(self) -> None:
         async with self._lock:

@@ -26,6 +26,7 @@ from trustgate.store import (
     DIRECTORY,
     Appended,
     EventStore,
+    Plane,
     Recorded,
     StoreUnavailable,
     StreamWrite,
@@ -49,6 +50,8 @@ class Committed(msgspec.Struct, frozen=True):
     before: GatewayState
     after: GatewayState
     position: int
+    planes: tuple[Plane, ...] | None = None
+    """The data planes that lived just after the commit; None when they are not known."""
 
 
 class Desk(msgspec.Struct):
@@ -138,7 +141,7 @@ class GatewayActor:
         await self._apply(appended, writes, facts, decision)
         for write in writes:
             self._desk.committed(write.stream)
-        return Committed(before, decision.state, appended.position)
+        return Committed(before, decision.state, appended.position, appended.planes)
 
     async def _apply(
         self, appended: Appended, writes: list[StreamWrite], facts: list[ev.Event], decision: Decision

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
+import msgspec
 import structlog
 import trio
 
@@ -72,8 +73,9 @@ class EventStore:
     """
 
     def __init__(self, backend: Backend, keyring: vault.Keyring) -> None:
-        self.events = News()
-        """Tells when the log may have grown, by this process or another."""
+        self.known_head = 0
+        """Position of the last event this process has heard of, its own or another's."""
+        self._grew = News()
         self.planes_moved = News()
         """Tells when a data plane may have come, gone or moved on."""
         self._backend = backend
@@ -126,10 +128,15 @@ class EventStore:
 
         def append() -> Appended:
             sealed = [self._keyring.seal(ref, value) for ref, value in (secrets or {}).items()]
-            return self._backend.append(writes, sealed, tuple(forget))
+            appended = self._backend.append(writes, sealed, tuple(forget))
+            try:
+                with translated():
+                    return msgspec.structs.replace(appended, planes=tuple(self._backend.planes()))
+            except StoreUnavailable:
+                return appended  # It is durable all the same; who waits for the planes will ask again.
 
         appended = await self._run(append)
-        self.events.tell()
+        self._heard_of(appended.position)
         return appended
 
     async def read(self, stream: str, after_version: int = 0, limit: int | None = None) -> list[Recorded]:
@@ -143,11 +150,23 @@ class EventStore:
 
     async def head(self) -> int:
         """Position of the last event; 0 for an empty log."""
-        return await self._ask(self._backend.head)
+        head = await self._ask(self._backend.head)
+        self._heard_of(head)
+        return head
 
-    async def wait(self, seen: int, timeout_s: float) -> bool:
-        """Wait until the log may hold more than when `events.count` was `seen`; False after `timeout_s`."""
-        return await self.events.wait(seen, timeout_s)
+    async def wait(self, after_position: int, timeout_s: float) -> bool:
+        """Wait until the log is known to hold an event after `after_position`; False after `timeout_s`."""
+        with trio.move_on_after(timeout_s):
+            while self.known_head <= after_position:
+                await self._grew.wait(self._grew.count, timeout_s)
+            await trio.lowlevel.checkpoint()
+            return True
+        return False
+
+    def _heard_of(self, position: int) -> None:
+        if position > self.known_head:
+            self.known_head = position
+            self._grew.tell()
 
     # Stream heads and snapshots
 
@@ -241,14 +260,15 @@ class EventStore:
     # News of other processes
 
     async def watch(self) -> None:
-        """Turn appends and moves of other processes into `events` and `planes_moved`. Runs until cancelled."""
+        """Hear of appends and moved planes of other processes. Runs until cancelled."""
         if isinstance(self._backend, SQLiteBackend):
             await self._poll(self._backend)
         elif isinstance(self._backend, PostgresBackend):
             await self._listen(self._backend)
 
     async def _poll(self, backend: SQLiteBackend) -> None:
-        # The pragma reads shared memory, in microseconds; a thread hand-off would cost ten times as much.
+        # The pragma reads shared memory, the head is the end of a tree with cached pages: microseconds, and no waiting
+        # for writers. A thread hand-off would cost ten times as much.
         version, busy_until = None, 0.0
         while True:
             try:
@@ -264,7 +284,8 @@ class EventStore:
                     now = trio.current_time()
                     if found != version:
                         version, busy_until = found, now + BUSY_FOR_S
-                        self.events.tell()
+                        with translated():
+                            self._heard_of(backend.head_on(connection))
                         self.planes_moved.tell()
                     await trio.sleep(POLL_BUSY_S if now < busy_until else POLL_IDLE_S)
             except StoreUnavailable as error:
@@ -286,7 +307,7 @@ class EventStore:
             pause_s = RECONNECT_S[0]
             try:
                 # What happened while nobody listened.
-                self.events.tell()
+                await self.head()
                 self.planes_moved.tell()
                 with translated():
                     await self._hear(connection)
@@ -300,14 +321,12 @@ class EventStore:
         while True:
             await trio.lowlevel.wait_readable(connection.fileno())
             libpq.consume_input()
-            appended = moved = False
+            moved = False
             while (notify := libpq.notifies()) is not None:
                 if notify.relname.decode() == EVENTS_CHANNEL:
-                    appended = True
+                    self._heard_of(int(notify.extra))
                 else:
                     moved = True
-            if appended:
-                self.events.tell()
             if moved:
                 self.planes_moved.tell()
 

@@ -42,11 +42,22 @@ class Recorded(msgspec.Struct, frozen=True):
     data: bytes
 
 
+class Plane(msgspec.Struct, frozen=True):
+    """A live data plane and the log position up to which it has applied the configuration."""
+
+    plane_id: str
+    position: int
+
+
 class Appended(msgspec.Struct, frozen=True):
-    """Where an append went: `positions` of its events in the order of the writes, `previous` the log's head before."""
+    """Where an append went: `positions` of its events in the order of the writes, `previous` the log's head before.
+
+    `planes` are the data planes that lived just after the commit; None when they are not known.
+    """
 
     previous: int
     positions: tuple[int, ...]
+    planes: tuple[Plane, ...] | None = None
 
     @property
     def position(self) -> int:
@@ -76,13 +87,6 @@ class Sealed(msgspec.Struct, frozen=True):
     ref: str
     key_id: str
     ciphertext: bytes
-
-
-class Plane(msgspec.Struct, frozen=True):
-    """A live data plane and the log position up to which it has applied the configuration."""
-
-    plane_id: str
-    position: int
 
 
 class SyncConnection(msgspec.Struct, frozen=True):

@@ -25,6 +25,7 @@ from trustgate.store.tables import CREATE, EVENTS, PUT_PLANE, Dialect, Tables
 EVENTS_CHANNEL = EVENTS
 PLANES_CHANNEL = "tg_planes"
 LOCK_TIMEOUT_S = 5
+NOTIFY_HEAD = f"SELECT pg_notify('{EVENTS_CHANNEL}', MAX(notification_id)::text) FROM {EVENTS}".encode()
 MIGRATION_LOCK = 0x7472_7573_7467
 """Key of the advisory lock under which tables are created: planes that start together must not collide."""
 
@@ -166,18 +167,23 @@ class PostgresBackend(Tables[PostgresDatastore]):
 
     def append(self, writes: Sequence[StreamWrite], secrets: Sequence[Sealed], forget: Sequence[str]) -> Appended:
         # Not `recorder.insert_events`: it retries, and after a commit whose answer was lost that looks like a conflict.
-        with self.datastore.transaction(commit=True) as cursor:
-            self.recorder._lock_table(cursor)
-            for write in writes:
-                self.advance_stream(cursor, write)
-            cursor.execute(self.recorder.max_notification_id_statement)
-            row = cursor.fetchone()
-            previous = (row["max"] if row else None) or 0
-            events = stored_events(writes)
-            super(PostgresApplicationRecorder, self.recorder)._insert_stored_events(cursor, events)
-            positions = self.recorder._fetch_ids_after_insert_events(cursor, events) or ()
-            self.write_secrets(cursor, secrets, forget)
-            self.recorder._notify_channel(cursor)
+        recorder, events = self.recorder, stored_events(writes)
+        with self.datastore.get_connection() as connection:
+            # Two round trips and the commit: what does not need an answer of what goes before is sent along with it.
+            with connection.transaction(), connection.pipeline() as pipeline:
+                with connection.cursor() as cursor:
+                    recorder._lock_table(cursor)
+                    cursor.execute(recorder.max_notification_id_statement)
+                    heads = [self.advance_stream(connection.cursor(), write) for write in writes]
+                    previous = (cursor.fetchone() or {}).get("max") or 0
+                for head in heads:
+                    head()
+                with connection.cursor() as cursor:
+                    super(PostgresApplicationRecorder, recorder)._insert_stored_events(cursor, events)
+                    self.write_secrets(connection.cursor(), secrets, forget)
+                    connection.execute(NOTIFY_HEAD)
+                    pipeline.sync()
+                    positions = recorder._fetch_ids_after_insert_events(cursor, events) or ()
         return Appended(previous, tuple(sorted(positions)))
 
     def read(self, stream: str, after_version: int, limit: int | None) -> list[Recorded]:

@@ -101,11 +101,14 @@ class SQLiteBackend(Tables[FileDatastore]):
         connection.execute("PRAGMA data_version").fetchone()
         return connection
 
+    def head_on(self, connection: sqlite3.Connection) -> int:
+        return connection.execute(f"SELECT MAX(rowid) FROM {EVENTS}").fetchone()[0] or 0
+
     def append(self, writes: Sequence[StreamWrite], secrets: Sequence[Sealed], forget: Sequence[str]) -> Appended:
         with self.datastore.transaction(commit=True) as cursor:
             # The heads come first: the first statement must be a write, so that the transaction starts as the writer.
             for write in writes:
-                self.advance_stream(cursor, write)
+                self.advance_stream(cursor, write)()
             previous = self.recorder._max_notification_id(cursor) or 0
             positions = self.recorder._insert_events(cursor, stored_events(writes)) or ()
             self.write_secrets(cursor, secrets, forget)

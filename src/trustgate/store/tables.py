@@ -7,7 +7,7 @@ Statements use `?` for parameters; where PostgreSQL differs from SQLite, the `Di
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -89,8 +89,9 @@ class Tables(Generic[D]):
 
     # Parts of an append, inside its transaction.
 
-    def advance_stream(self, cursor: Any, write: StreamWrite) -> None:
-        """Move a stream's head by the events of `write`; raises `VersionConflict` if it is not where expected."""
+    def advance_stream(self, cursor: Any, write: StreamWrite) -> Callable[[], None]:
+        """Move a stream's head by the events of `write`. Call the result before the commit: it raises `VersionConflict`
+        if the stream was not where expected."""
         version = write.expected_version + len(write.events)
         if write.expected_version == 0:
             statement = (
@@ -101,8 +102,12 @@ class Tables(Generic[D]):
             statement = "UPDATE tg_streams SET version = ? WHERE stream = ? AND version = ? RETURNING version"
             parameters = (version, write.stream, write.expected_version)
         cursor.execute(self.dialect.sql(statement), parameters)
-        if cursor.fetchone() is None:
-            raise VersionConflict(write.stream, write.expected_version)
+
+        def check() -> None:
+            if cursor.fetchone() is None:
+                raise VersionConflict(write.stream, write.expected_version)
+
+        return check
 
     def write_secrets(self, cursor: Any, secrets: Sequence[Sealed], forget: Sequence[str]) -> None:
         for secret in secrets:
