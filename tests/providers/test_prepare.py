@@ -230,6 +230,13 @@ def test_a_translated_call_takes_the_default_model() -> None:
     assert made.sent_model == "d"
 
 
+@pytest.mark.parametrize("model", ['""', "null"])
+def test_a_blank_model_takes_the_default_when_it_would_not_survive_translation(model: str) -> None:
+    body = b'{"model":' + model.encode() + b',"messages":[]}'
+    made = ready("anthropic", body, allowance=Allowance(None, "d"))
+    assert json.loads(made.body)["model"] == "d"
+
+
 @pytest.mark.parametrize("provider", ["anthropic", "groq", "deepseek", "xai", "cerebras"])
 def test_capabilities_that_a_provider_lacks_are_local_faults(provider: str) -> None:
     with pytest.raises(ProviderUnsupported, match=r"^provider does not support embeddings$") as fault:

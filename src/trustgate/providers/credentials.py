@@ -17,6 +17,7 @@ import httpx
 import msgspec
 
 from trustgate.providers.errors import CredentialError, RequestFault
+from trustgate.providers.guard import AddressRefused
 from trustgate.providers.options import Json
 from trustgate.providers.services import Services
 from trustgate.providers.tokens import Token, fingerprint
@@ -266,6 +267,7 @@ def _causes(problem: BaseException) -> Iterator[BaseException]:
 
 
 _REASONS: tuple[tuple[type[BaseException], str], ...] = (
+    (AddressRefused, "address not allowed"),
     (ssl.SSLCertVerificationError, "certificate not accepted"),
     (ssl.SSLError, "TLS failure"),
     (socket.gaierror, "host not found"),

@@ -25,15 +25,18 @@ _read = msgspec.json.Decoder(_Members).decode
 class Verdict(NamedTuple):
     """`model`: the body's model as text, or the default that has to be inserted (`insert`); `refusal` is for raising.
 
-    A refusal is kept until the body was translated, because a body that cannot be understood is told first.
+    A refusal is kept until the body was translated, because a body that cannot be understood is told first. `blank`:
+    the body has the member, but `""` or `null` in it.
     """
 
     model: str
     insert: bool = False
+    blank: bool = False
     refusal: ModelNotAllowed | None = None
 
 
 _NO_MODEL = Verdict("")
+_BLANK = Verdict("", blank=True)
 
 
 def judge(body: bytes, allowance: Allowance) -> Verdict:
@@ -51,7 +54,7 @@ def judge(body: bytes, allowance: Allowance) -> Verdict:
     if type(model) is str:
         allowed = allowance.allowed
         if not allowed or model in allowed:
-            return Verdict(model)
+            return Verdict(model) if model else _BLANK
         return _refused(model)
     if model is msgspec.UNSET:
         if allowance.default:
@@ -61,7 +64,7 @@ def judge(body: bytes, allowance: Allowance) -> Verdict:
             return Verdict("", refusal=ModelNotAllowed(text))
         return _NO_MODEL
     if model is None:
-        return _refused("") if allowance.allowed else _NO_MODEL
+        return _refused("") if allowance.allowed else _BLANK
     return _unreadable("model is not a string", allowance)
 
 

@@ -8,6 +8,7 @@ What must not: caching (`tokens`).
 from __future__ import annotations
 
 import time
+from datetime import UTC
 from typing import Any
 
 import msgspec
@@ -87,5 +88,5 @@ def _ambient() -> Token[str]:
     except exceptions.GoogleAuthError:
         raise CredentialError("no application default credentials") from None
     expiry = getattr(credentials, "expiry", None)
-    lifetime_s = LIFETIME_S if expiry is None else expiry.timestamp() - time.mktime(time.gmtime())
+    lifetime_s = LIFETIME_S if expiry is None else expiry.replace(tzinfo=UTC).timestamp() - time.time()
     return Token(str(credentials.token), lifetime_s)

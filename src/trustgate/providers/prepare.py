@@ -170,13 +170,11 @@ class ProviderClient:
                 edits["model"] = verdict.model
             body = normalise(plan.wire, body)
         elif plan.wire in embeddings.CODECS:
-            embedding = _embedding(body, verdict)
+            embedding = _embedding(body, verdict, allowance.default)
             untranslated = embedding.untranslated
             body = embeddings.CODECS[plan.wire].encode(embedding)
         else:
-            body, untranslated = _translated(plan, body, verdict)
-            if not verdict.model and allowance.default:
-                edits["model"] = allowance.default
+            body, untranslated = _translated(plan, body, verdict, allowance.default)
         sent_model = verdict.model or client_model or allowance.default
         if plan.wire == "openai_responses" and previous_response_id and previous_response_id.startswith("resp_"):
             _continue(body, previous_response_id, edits)
@@ -203,10 +201,13 @@ class ProviderClient:
         )
 
 
-def _translated(plan: _Plan, body: bytes, verdict: Verdict) -> tuple[bytes, tuple[str, ...]]:
-    """The wire body. The model is decided before, because a wire format may depend on it (§17 B5)."""
-    if verdict.insert:
-        body = members.set_members(body, {"model": verdict.model})
+def _translated(plan: _Plan, body: bytes, verdict: Verdict, default: str) -> tuple[bytes, tuple[str, ...]]:
+    """The wire body. The model is decided before, because a wire format may depend on it (§17 B5).
+
+    A blank model does not survive translation, so here it takes the default like an absent one.
+    """
+    if verdict.insert or (verdict.blank and default):
+        body = members.set_members(body, {"model": default})
     try:
         translated = translate.translate_request(plan.client_format, plan.wire, body)
     except DecodeError:
@@ -216,7 +217,7 @@ def _translated(plan: _Plan, body: bytes, verdict: Verdict) -> tuple[bytes, tupl
     return translated.body, translated.untranslated
 
 
-def _embedding(body: bytes, verdict: Verdict) -> EmbeddingRequest:
+def _embedding(body: bytes, verdict: Verdict, default: str) -> EmbeddingRequest:
     """The client's embedding request with the model that is sent. Raises `InvalidRequest`, then a refusal."""
     try:
         request = decode_request(body)
@@ -224,7 +225,7 @@ def _embedding(body: bytes, verdict: Verdict) -> EmbeddingRequest:
         raise InvalidRequest.of_format(embeddings.CLIENT_FORMAT) from None
     if verdict.refusal is not None:
         raise verdict.refusal
-    request.model = verdict.model
+    request.model = verdict.model or default
     return request
 
 

@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 import httpx
 import trio
 
+from trustgate.providers.guard import PublicOnly
 from trustgate.providers.tokens import TokenCache
 
 TOKEN_TIMEOUT_S = 10.0
@@ -43,13 +44,21 @@ class Services:
     @classmethod
     @asynccontextmanager
     async def open(
-        cls, environ: Mapping[str, str] | None = None, *, tokens: TokenCache | None = None
+        cls,
+        environ: Mapping[str, str] | None = None,
+        *,
+        tokens: TokenCache | None = None,
+        public_probes_only: bool = False,
     ) -> AsyncIterator[Services]:
+        """Opens the clients; with `public_probes_only`, connection tests reach nothing but public addresses."""
         tls = ssl.create_default_context()
         timeout = httpx.Timeout(TOKEN_TIMEOUT_S)
         no_proxy = {_METADATA: httpx.AsyncHTTPTransport(verify=tls)}
+        fence: httpx.AsyncBaseTransport = httpx.AsyncHTTPTransport(verify=tls)
+        if public_probes_only:
+            fence = PublicOnly(fence)
         async with (
             httpx.AsyncClient(verify=tls, timeout=timeout, mounts=no_proxy) as http,
-            httpx.AsyncClient(verify=tls, timeout=timeout, trust_env=False) as direct,
+            httpx.AsyncClient(timeout=timeout, trust_env=False, transport=fence) as direct,
         ):
             yield cls(http, direct, os.environ if environ is None else environ, tokens or TokenCache())

@@ -60,10 +60,6 @@ class TokenCache:
         entry = self._entries.get(key)
         return entry.value if entry is not None and self._clock() < entry.renew_at else None
 
-    def forget(self, key: str) -> None:
-        """Drops a value that its verifier no longer accepts."""
-        self._entries.pop(key, None)
-
     async def get(self, key: str, fetch: Callable[[], Awaitable[Token[T]]]) -> T:
         """The value, fetched when there is none or renewed when it is about to expire.
 
