@@ -10,15 +10,15 @@ from typing import Any, Literal
 
 import msgspec
 
-from trustgate.providers.errors import ModelNotAllowed, ProviderError, StreamBroken
+from trustgate.providers.errors import ModelNotAllowed, ProviderError
 from trustgate.providers.prepare import Prepared
 from trustgate.proxy.errors import Refusal
 from trustgate.proxy.exchange import Attempt, Exchange, HeaderList
 from trustgate.proxy.services import ProxyServices
-from trustgate.proxy.stream import OpenStream, open_stream
+from trustgate.proxy.stream import BROKEN, OpenStream, open_stream
 from trustgate.view.model import Allowance, Route
 from trustgate.wire.client import Deadlines, Response
-from trustgate.wire.errors import TimedOut, WireError
+from trustgate.wire.errors import TimedOut
 
 STREAM_ERROR_BYTES = 64 * 1024
 PROVIDER_ERROR_WORDS = (
@@ -148,7 +148,7 @@ async def _try(exchange: Exchange, route: Route, services: ProxyServices) -> Res
             body = await response.read(config.max_response_bytes)
     except TimedOut:
         return failed("timeout")
-    except (WireError, StreamBroken):
+    except BROKEN:
         return failed("http_5xx")
     return judge(exchange, route, prepared, response, body)
 
@@ -178,19 +178,25 @@ def judge(exchange: Exchange, route: Route, prepared: Prepared, response: Respon
             kind=kind,
             status=status,
             headers=headers,
-            body=(body[:STREAM_ERROR_BYTES] if exchange.streaming else body) if body else body,
+            body=prepared.decode(status, body[:STREAM_ERROR_BYTES] if exchange.streaming else body, response.headers),
             retry_after=retry_after.decode("latin-1"),
             answered=True,
         )
     consumer = exchange.consumer
     if consumer is not None and "provider_error" in consumer.triggers and is_provider_error(body):
         return Result(verdict="retryable", kind="provider_error", status=200, headers=headers, body=body, answered=True)
-    observed = prepared.observe(body)
+    observed = prepared.observe(body, response.headers)
     exchange.usage, exchange.provider_model = observed.usage, observed.model
     exchange.finish_reason, exchange.turn_id = observed.finish_reason, observed.id
     if prepared.untranslated:
         headers.append((b"x-ag-untranslated", ", ".join(prepared.untranslated).encode()))
-    return Result(verdict="success", status=200, headers=headers, body=prepared.decode(status, body), answered=True)
+    return Result(
+        verdict="success",
+        status=200,
+        headers=headers,
+        body=prepared.decode(status, body, response.headers),
+        answered=True,
+    )
 
 
 async def start_stream(

@@ -1,7 +1,10 @@
 """A streamed answer: from the upstream's bytes to the client's events (spec 02 §9).
 
-What lives here: holding the head until the first event, the pump, and the error event when the upstream breaks. What
+What lives here: holding the head until the first content, the pump, and the error event when the upstream breaks. What
 must not: dialects (the relay of `formats` knows them).
+
+Until content has been sent another upstream may still serve, so the head waits for it; but no longer than `HOLD_S`
+after the first event, because models that think fall silent for long.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from collections.abc import AsyncIterator, Callable
 import structlog
 import trio
 
-from trustgate.formats.streams import LineTooLong
+from trustgate.formats.errors import LineTooLong
 from trustgate.providers.errors import StreamBroken
 from trustgate.providers.prepare import Prepared
 from trustgate.proxy.exchange import Exchange, Write
@@ -21,7 +24,21 @@ from trustgate.wire.errors import TimedOut, WireError
 
 log = structlog.get_logger(__name__)
 
+HOLD_S = 1.0
+MAX_HELD_BYTES = 64 * 1024
 MAX_KEPT_BYTES = 8 * 1024 * 1024
+
+BROKEN = (WireError, StreamBroken, LineTooLong)
+
+
+class _Reader:
+    """Reads ahead in a task of its own while the head is held. Mutable; ends at content, trouble or `stop`."""
+
+    def __init__(self) -> None:
+        self.over = trio.Event()
+        self.stop = False
+        self.error: BaseException | None = None
+        self.scope = trio.CancelScope()
 
 
 class OpenStream:
@@ -33,39 +50,73 @@ class OpenStream:
         self._chunks: AsyncIterator[bytes] = response.chunks()
         self.relay = prepared.relay()
         self._held: list[bytes] = []
+        self._held_bytes = 0
         self._kept: list[bytes] = []
         self._keep_left = MAX_KEPT_BYTES if exchange.collect else 0
         self._ended = False
+        self._reader: _Reader | None = None
         self._on_close: list[Callable[[], None]] = []
 
     def on_close(self, callback: Callable[[], None]) -> None:
         """Call it once when the upstream's part is over, however it ended."""
         self._on_close.append(callback)
 
-    async def first(self, deadline_s: float) -> None:
-        """Wait for the first event. Raises WireError or StreamBroken when the upstream fails before it."""
+    async def first(self, deadline_s: float, background: trio.Nursery) -> None:
+        """Wait for the first content. Raises WireError or StreamBroken when the upstream fails before it."""
         with trio.move_on_after(deadline_s) as scope:
-            held = 0
-            while not held:
-                chunk = await anext(self._chunks, None)
-                if chunk is None:
-                    self._ended = True
-                    break
-                out = self.relay.feed(chunk)
-                if out:
-                    self._held.append(out)
-                    held += len(out)
-                if self.relay.done:
-                    break
+            while not self._held and await self._read_one():
+                pass
         if scope.cancelled_caught:
             raise TimedOut("first_byte")
+        if self._has_content():
+            return
+        reader = self._reader = _Reader()
+        background.start_soon(self._read_ahead, reader)
+        with trio.move_on_after(HOLD_S):
+            await reader.over.wait()
+            self._reader = None
+            if reader.error is not None:
+                raise reader.error
+
+    def _has_content(self) -> bool:
+        """Whether what is held must reach the client now. Raises StreamBroken for an error that came first."""
+        relay = self.relay
+        if relay.error is not None and not relay.text:
+            raise StreamBroken(relay.error.message)
+        return (
+            bool(self._ended or relay.done or relay.observed.finish_reason or relay.text)
+            or self._held_bytes >= MAX_HELD_BYTES
+        )
+
+    async def _read_one(self) -> bool:
+        """Take one chunk of the upstream; False at its end."""
+        chunk = await anext(self._chunks, None)
+        if chunk is None:
+            self._ended = True
+            return False
+        out = self.relay.feed(chunk)
+        if out:
+            self._held.append(out)
+            self._held_bytes += len(out)
+        return not self.relay.done
+
+    async def _read_ahead(self, reader: _Reader) -> None:
+        try:
+            with reader.scope:
+                while not reader.stop and not self._has_content():
+                    await self._read_one()
+        except BROKEN as error:
+            reader.error = error
+        finally:
+            reader.over.set()
 
     async def __call__(self, write: Write) -> None:
         """Write everything to the client; the upstream is closed whatever happens."""
         relay = self.relay
         try:
-            if self._held:
-                await self._write(write, b"".join(self._held))
+            await self._write_held(write)
+            if self._reader is not None:
+                await self._join(self._reader, write)
             if not self._ended and not relay.done:
                 async for chunk in self._chunks:
                     out = relay.feed(chunk)
@@ -76,7 +127,7 @@ class OpenStream:
             tail = relay.end()
             if tail:
                 await self._write(write, tail)
-        except (WireError, StreamBroken, LineTooLong) as error:
+        except BROKEN as error:
             log.warning("upstream stream terminated unexpectedly", error=type(error).__name__)
             self._exchange.aborted = True
             await self._write(write, relay.fail())
@@ -86,6 +137,20 @@ class OpenStream:
         finally:
             self._account()
             await self.aclose()
+
+    async def _join(self, reader: _Reader, write: Write) -> None:
+        """Take over from the reader: it ends with the chunk it waits for."""
+        reader.stop = True
+        await reader.over.wait()
+        self._reader = None
+        await self._write_held(write)
+        if reader.error is not None:
+            raise reader.error
+
+    async def _write_held(self, write: Write) -> None:
+        if self._held:
+            held, self._held = b"".join(self._held), []
+            await self._write(write, held)
 
     async def _write(self, write: Write, data: bytes) -> None:
         if self._keep_left:
@@ -110,16 +175,20 @@ class OpenStream:
         for callback in callbacks:
             callback()
         with trio.CancelScope(shield=True):
+            if self._reader is not None:
+                self._reader.scope.cancel()
+                await self._reader.over.wait()
+                self._reader = None
             await self._response.aclose()
 
 
 async def open_stream(
     exchange: Exchange, prepared: Prepared, response: Response, services: ProxyServices
 ) -> OpenStream:
-    """The stream with its first event held back. Raises WireError or StreamBroken; the response is then closed."""
+    """The stream with its first content held back. Raises WireError or StreamBroken; the response is then closed."""
     stream = OpenStream(exchange, prepared, response)
     try:
-        await stream.first(services.config.first_event_timeout_s)
+        await stream.first(services.config.first_event_timeout_s, services.background)
     except BaseException:
         await stream.aclose()
         raise
