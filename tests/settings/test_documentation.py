@@ -48,3 +48,13 @@ def test_lock_files_pin_and_hash_every_dependency_and_name_no_index(lock: str, e
     names = {re.split(r"[\[<>=~! ]", requirement, maxsplit=1)[0].lower().replace("_", "-") for requirement in wanted}
     assert names <= pinned.keys()
     assert len(pinned) == len(re.findall(r"(?m)^[a-z0-9]", text)), "a pinned package without a hash"
+
+
+def documents() -> list[Path]:
+    return [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "ops").glob("**/*.md"))]
+
+
+@pytest.mark.parametrize("path", documents(), ids=lambda path: path.name)
+def test_links_between_documents_lead_somewhere(path: Path) -> None:
+    links = re.findall(r"\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)", path.read_text())
+    assert [link for link in links if not (path.parent / link).exists()] == []

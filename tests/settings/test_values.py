@@ -81,6 +81,13 @@ def test_an_unreadable_value_falls_back_to_the_default_with_a_warning(key: str, 
     assert (settings.server, settings.telemetry) == (defaults.server, defaults.telemetry)
 
 
+@pytest.mark.parametrize("text", ["0", "0s", "0ms"])
+def test_a_delay_that_may_be_absent_can_be_zero(text: str) -> None:
+    settings = Settings.load({"SERVER_DRAIN_DELAY": text, "PROVIDER_RETRY_BASE_DELAY": text})
+    assert (settings.server.drain_delay_s, settings.upstream.retry_base_delay_s) == (0.0, 0.0)
+    assert settings.warnings == ()
+
+
 def test_line_breaks_and_tabs_in_a_warned_value_are_flattened() -> None:
     (warning,) = Settings.load({"DB_PORT": "1\n2\t3"}).warnings
     assert warning.value == "1 2 3"

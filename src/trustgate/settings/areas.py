@@ -48,6 +48,7 @@ class Application(Struct, frozen=True):
             "CONFIG_BARRIER_TIMEOUT",
             DURATION,
             "How long an Admin API write waits until every live data plane has applied it.",
+            zero_allowed=True,
         ),
     ] = 2.0
 
@@ -72,7 +73,10 @@ class Server(Struct, frozen=True):
     drain_delay_s: Annotated[
         float,
         Var(
-            "SERVER_DRAIN_DELAY", DURATION, "Time between `/readyz` turning 503 and the listeners closing on shutdown."
+            "SERVER_DRAIN_DELAY",
+            DURATION,
+            "Time between `/readyz` turning 503 and the listeners closing on shutdown.",
+            zero_allowed=True,
         ),
     ] = 0.0
     tls_cert: Annotated[str, Var("SERVER_TLS_CERT", STR, "PEM certificate chain; the listeners then serve TLS.")] = ""

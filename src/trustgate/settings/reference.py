@@ -23,7 +23,8 @@ double-quoted values. A file that cannot be parsed contributes nothing and is na
 
 - An empty value means "unset".
 - Booleans are `1 true yes on` or `0 false no off`, in any case. Integers are base 10. Durations are numbers with units
-  `ns us ms s m h`, such as `250ms` or `1h30m`, and greater than zero. Lists are separated by commas.
+  `ns us ms s m h`, such as `250ms` or `1h30m`, and greater than zero unless marked *or 0*. Lists are separated by
+  commas.
 - A value that cannot be read is reported in a warning and the default is used. Variables marked *strict* stop the
   start instead.
 - Combinations that cannot work stop the start with one line, `invalid configuration: ...`, naming the variable. A
@@ -63,7 +64,11 @@ def _lines() -> Iterator[str]:
             default = default_of(area, field.attribute, var)
             shown = default if var.default_text else f"`{default}`" if default else ""
             name = f"`{var.name}`" + (f" (or `{var.alias}`)" if var.alias else "")
-            marks = "".join(f" *{mark}*" for mark, on in (("strict", var.strict), ("secret", var.secret)) if on)
+            marks = "".join(
+                f" *{mark}*"
+                for mark, on in (("strict", var.strict), ("secret", var.secret), ("or 0", var.zero_allowed))
+                if on
+            )
             yield f"| {name} | {var.kind}{marks} | {shown} | {var.doc} |"
         yield ""
     yield "## Read elsewhere\n"

@@ -93,10 +93,22 @@ class Upstream(Struct, frozen=True):
     ] = 60.0
     max_retries: Annotated[int, Var("PROVIDER_MAX_RETRIES", INT, "Extra tries per registry.")] = 2
     retry_base_delay_s: Annotated[
-        float, Var("PROVIDER_RETRY_BASE_DELAY", DURATION, "First back-off between tries; doubles, with jitter.")
+        float,
+        Var(
+            "PROVIDER_RETRY_BASE_DELAY",
+            DURATION,
+            "First back-off between tries; doubles, with jitter.",
+            zero_allowed=True,
+        ),
     ] = 0.1
     retry_after_max_s: Annotated[
-        float, Var("PROVIDER_RETRY_AFTER_MAX", DURATION, "Longest `Retry-After` of a provider that is waited for.")
+        float,
+        Var(
+            "PROVIDER_RETRY_AFTER_MAX",
+            DURATION,
+            "Longest `Retry-After` of a provider that is waited for.",
+            zero_allowed=True,
+        ),
     ] = 5.0
     stream_first_event_timeout_s: Annotated[
         float, Var("STREAM_FIRST_EVENT_TIMEOUT", DURATION, "Wait for the first event of a stream.")

@@ -44,6 +44,7 @@ class Var(Struct, frozen=True):
     strict: bool = False  # unreadable values abort the start
     inert: bool = False  # accepted so that existing environments keep working, without effect
     empty_is_value: bool = False  # an empty value is a value, not "unset"
+    zero_allowed: bool = False  # a duration of zero means "not at all"; elsewhere durations are positive
     alias: str = ""  # second name, read when the first is unset
     default_text: str = ""  # how the reference page shows a default that depends on something
 
@@ -65,6 +66,7 @@ _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off"})
 _INT = re.compile(r"[+-]?[0-9]{1,18}")
 _DURATION_PART = re.compile(r"([0-9]+\.?[0-9]*|\.[0-9]+)(ns|us|µs|μs|ms|s|m|h)")
+_ZERO = re.compile(r"0+(ns|us|ms|s|m|h)?")
 _UNIT_SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -183,7 +185,7 @@ def parse_lenient(var: Var, text: str, warnings: list[Warning]) -> object:
             word = "duration"
         case _:
             word, parse = _FALLBACK[var.kind]
-            value = parse(text)
+            value = 0.0 if var.zero_allowed and _ZERO.fullmatch(text) else parse(text)
     if value is None:
         message = f"invalid {word} environment variable, falling back to default"
         warnings.append(Warning(message, var.name, "" if var.secret else one_line(text)))
