@@ -5,7 +5,6 @@ connection is `upstream.py`. Redirects are never followed. Implements the timeou
 """
 
 import os
-import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
 from time import monotonic
@@ -18,7 +17,7 @@ import trio
 
 from trustgate.wire import sockets
 from trustgate.wire.decompress import Decoder, decoder_for
-from trustgate.wire.dial import Dialer, Proxies
+from trustgate.wire.dial import Dialer, Proxies, tls_context
 from trustgate.wire.errors import BodyTooLarge, PeerClosed, QueueFull, TimedOut
 from trustgate.wire.upstream import NEVER, Upstream, request_head
 
@@ -239,13 +238,7 @@ class Pool:
 
     def __init__(self, config: PoolConfig | None = None) -> None:
         self.config = config or PoolConfig()
-        context = ssl.create_default_context()
-        if self.config.ca_file:
-            context.load_verify_locations(cafile=self.config.ca_file)
-        if not self.config.verify_tls:
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
-        context.set_alpn_protocols(["http/1.1"])
+        context = tls_context(self.config.ca_file, verify=self.config.verify_tls)
         environment = os.environ if self.config.environment is None else self.config.environment
         proxies = Proxies.from_environment(environment) if self.config.use_proxies else Proxies()
         self._dialer = Dialer(tls=context, proxies=proxies, dns_ttl_s=self.config.dns_ttl_s)

@@ -4,6 +4,7 @@ Nothing here knows about pools or responses. All of it runs under the caller's c
 """
 
 import base64
+import functools
 import ipaddress
 import os
 import socket
@@ -71,6 +72,19 @@ def _exempts(rule: str, host: str, port: int) -> bool:
         return (host == bare and not name.startswith(".")) or host.endswith("." + bare)
 
 
+@functools.cache
+def tls_context(ca_file: str, *, verify: bool) -> ssl.SSLContext:
+    """Client settings: the system's authorities plus `ca_file`, SNI, HTTP/1.1 only. Loaded once per process."""
+    context = ssl.create_default_context()
+    if ca_file:
+        context.load_verify_locations(cafile=ca_file)
+    if not verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
 class Dialer:
     """Mutable state: the name cache and the lookups under way."""
 
@@ -79,6 +93,7 @@ class Dialer:
         self._proxies = proxies
         self._ttl = dns_ttl_s
         self._names: dict[tuple[str, int], tuple[float, list[Address]]] = {}
+        self._lookups: dict[tuple[str, int], trio.Event] = {}
 
     async def dial(self, scheme: str, host: str, port: int) -> socket.socket:
         """A connected non-blocking socket, TLS done. Raises ConnectFailed or TlsFailed; cancellation closes it."""
@@ -92,20 +107,30 @@ class Dialer:
         return await self._handshake(sock, host)
 
     async def resolve(self, host: str, port: int) -> list[Address]:
-        now = trio.current_time()
-        cached = self._names.get((host, port))
-        if cached is not None and cached[0] > now:
-            return cached[1]
+        """Addresses in the order to try; one lookup at a time per name. Raises ConnectFailed("dns")."""
+        key = (host, port)
+        while True:
+            cached = self._names.get(key)
+            if cached is not None and cached[0] > trio.current_time():
+                return cached[1]
+            running = self._lookups.get(key)
+            if running is None:
+                break
+            await running.wait()
+        self._lookups[key] = running = trio.Event()
         try:
             found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        except (socket.gaierror, UnicodeError) as error:
+        except (OSError, UnicodeError) as error:
             if cached is not None:  # a name server's hiccup should not take down what worked a moment ago
                 return cached[1]
             raise ConnectFailed("dns", f"cannot resolve {host}") from error
+        finally:
+            del self._lookups[key]
+            running.set()
         addresses = _interleave([(int(family), sockaddr) for family, _, _, _, sockaddr in found])
         if len(self._names) >= _MAX_CACHED_NAMES:
             self._names.clear()
-        self._names[host, port] = (now + self._ttl, addresses)
+        self._names[key] = (trio.current_time() + self._ttl, addresses)
         return addresses
 
     async def _connect(self, host: str, port: int) -> socket.socket:
