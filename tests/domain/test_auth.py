@@ -255,3 +255,12 @@ def test_the_only_provider_of_a_consumer_is_neither_disabled_nor_deleted():
     delete(key)
     assert world.states[g].consumers[llm.id].auth_ids == (oidc.id,)
     assert refusal(delete, key).status == 404
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_a_stored_client_secret_follows_to_another_issuer_unless_the_switch_forbids_it(strict):
+    world = World(require_secret_on_new_origin=strict)
+    g = world.gateway().id
+    auth = world.auth(g, type="oauth2", config={"oauth2": OAUTH2 | {"client_secret": "oauth-secret-1"}})
+    moved = world.put_auth(g, auth.id, config={"oauth2": OAUTH2 | {"issuer": "https://evil.example"}})
+    assert ("client_secret" in moved.config["oauth2"]) is not strict

@@ -167,3 +167,27 @@ def test_a_client_credentials_entry_of_the_catalog_decides_its_endpoint():
 )
 def test_a_catalog_entry_refuses_what_does_not_fit_it(code, mode, expected):
     assert message(made, World(), code=code, auth={"mode": mode}) == expected
+
+
+def test_vault_references_stay_short_whatever_a_client_calls_its_headers():
+    world = World()
+    target, put = made(
+        world, headers={"X-Token-" + "a" * 5000: "secret-one-1", "X-Token-" + "b" * 5000: "secret-two-2"}
+    )
+    assert sorted(world.vault.values()) == ["secret-one-1", "secret-two-2"]
+    assert all(len(ref) < 300 for ref in world.vault)
+    assert put(headers=secrets.masked(target.headers)).headers == target.headers
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_a_stored_secret_follows_to_another_origin_unless_the_switch_forbids_it(strict):
+    _, put = made(
+        World(require_secret_on_new_origin=strict), auth={"mode": "static", "header": "X", "value": "static-01"}
+    )
+    again = {"mode": "static", "header": "X"}
+    put(url="https://mcp.example/two", auth=again)
+    if strict:
+        said = message(put, url="https://evil.example/one", auth=again)
+        assert said == "registry: invalid mcp target: VF: auth mode static requires header and value"
+    else:
+        put(url="https://evil.example/one", auth=again)

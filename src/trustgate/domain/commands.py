@@ -13,8 +13,11 @@ import msgspec
 from trustgate.domain import inputs
 
 
-class Meta(msgspec.Struct, frozen=True, kw_only=True):
-    """Who asked, when and from where. `tenant` None is a platform identity; `time` is UTC."""
+class Meta(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Who asked, when and from where. `tenant` None is a platform identity; `time` is UTC.
+
+    `expected_versions`: the command is refused (412) unless the gateway is at one of these; None asks for nothing.
+    """
 
     time: datetime
     actor: str = ""
@@ -23,6 +26,7 @@ class Meta(msgspec.Struct, frozen=True, kw_only=True):
     request_id: str = ""
     source: str = ""
     reason: str = ""
+    expected_versions: tuple[int, ...] | None = None
 
 
 class CreateGateway(msgspec.Struct, frozen=True):

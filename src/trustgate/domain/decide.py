@@ -46,6 +46,7 @@ from trustgate.domain.decide_role import (
 from trustgate.domain.decision import Catalog, Context, Decision, Draft
 from trustgate.domain.directory import DirectoryState
 from trustgate.domain.entities import GatewayState
+from trustgate.domain.errors import version_mismatch
 from trustgate.domain.evolve import EMPTY
 
 __all__ = ["EMPTY", "Catalog", "Context", "Decision", "decide"]
@@ -90,6 +91,9 @@ def decide(state: GatewayState, directory: DirectoryState, command: cmd.Command,
 
     Raises `DomainError`. An accepted command may lead to no events (attaching what is attached).
     """
+    expected = command.meta.expected_versions
+    if expected is not None and state.version not in expected:
+        raise version_mismatch()
     draft = Draft(state, directory, command, context)
     DECIDERS[type(command)](draft, command)
     return draft.decision()

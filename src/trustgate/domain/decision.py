@@ -6,6 +6,7 @@ collects events while it keeps the state they lead to. What must not: rules abou
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Container
 from typing import Any, Protocol
 
@@ -18,6 +19,9 @@ from trustgate.domain.entities import GatewayState
 from trustgate.domain.errors import already_exists, foreign
 from trustgate.domain.events import DirectoryFact, Event, GatewayFact
 from trustgate.domain.evolve import evolve
+
+MAX_PATH_BYTES = 200
+"""Longest path inside a vault reference, which stores index."""
 
 
 class Catalog(Protocol):
@@ -121,7 +125,12 @@ class Draft:
         self._listed.append(Event(meta=self.meta, command=self.command, data=fact))
 
     def secret(self, object_id: str, path: str, plaintext: str) -> dict[str, Any]:
-        """A reference to a new secret; the plaintext goes to the vault with the decision."""
+        """A reference to a new secret; the plaintext goes to the vault with the decision.
+
+        A path may hold names that a client chose, so a long one is replaced by its digest.
+        """
+        if len(path.encode()) > MAX_PATH_BYTES:
+            path = hashlib.sha256(path.encode()).hexdigest()
         ref = f"{object_id}/{path}@{self.before.version}"
         self._secrets[ref] = plaintext
         return {secrets.REF: ref, "fp": self.context.fingerprint(plaintext), "mask": secrets.mask(plaintext)}

@@ -66,6 +66,11 @@ def conflict(message: str) -> DomainError:
     return DomainError(409, "conflict", message)
 
 
+def version_mismatch() -> DomainError:
+    """412 for a command that was made for another version of the gateway (an addition to the contract)."""
+    return DomainError(412, "version_mismatch", "the gateway is not at the version that was asked for")
+
+
 def quoted(text: str) -> str:
     """`text` between double quotes, as messages show values."""
     return msgspec.json.encode(text).decode()
