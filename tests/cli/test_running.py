@@ -172,6 +172,43 @@ def test_a_signal_ends_a_plane_gracefully_with_exit_0(tmp_path: Path, number: si
         assert process.wait(timeout=DEADLINE_S) == 0, (tmp_path / "log").read_text()
 
 
+def test_a_signal_during_the_start_exits_0_too(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    env = {**environment(tmp_path), "SERVER_READ_TIMEOUT": "soon"}
+    with started("all", cwd=tmp_path, env=env, log=log) as process:
+        deadline = time.monotonic() + DEADLINE_S
+        while "SERVER_READ_TIMEOUT" not in log.read_text():  # the warning comes before the planes are loaded
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=DEADLINE_S) == 0, log.read_text()
+        assert "Traceback" not in log.read_text()
+
+
+def test_warnings_about_the_environment_go_to_stderr_and_logs_to_stdout_and_the_file(tmp_path: Path) -> None:
+    env = {**environment(tmp_path), "LOG_FILE_ENABLED": "true", "LOG_FORMAT": "text", "SERVER_READ_TIMEOUT": "soon"}
+    (tmp_path / ".env").write_text("'broken\n")
+    process = subprocess.Popen(
+        command("proxy"), cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if "HTTP server starting" in line:
+                break
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=DEADLINE_S)
+    finally:
+        process.kill()
+    assert process.returncode == 0
+    assert 'msg="invalid duration environment variable, falling back to default"' in err
+    assert "key=SERVER_READ_TIMEOUT value=soon" in err
+    assert 'msg="environment file cannot be parsed, ignored"' in err
+    assert "SERVER_READ_TIMEOUT" not in out
+    kept = [json.loads(line)["msg"] for line in (tmp_path / "var" / "log.log").read_text().splitlines()]
+    assert "HTTP server starting" in kept
+
+
 def test_a_second_signal_forces_the_exit(tmp_path: Path) -> None:
     env = {**environment(tmp_path), "SERVER_DRAIN_DELAY": "1h"}
     with started("proxy", cwd=tmp_path, env=env, log=tmp_path / "log") as process:
