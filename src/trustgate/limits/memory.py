@@ -9,6 +9,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import Any
 
 from trustgate.limits.ops import (
@@ -60,7 +61,7 @@ class MemoryLimits:
         self._monotonic = monotonic
         self._max_keys = max_keys
         self._entries: dict[str, _Log | _Counter] = {}
-        self._sweep_at = SWEEP_FLOOR
+        self._sweep_at = min(SWEEP_FLOOR, max_keys)
         self.evicted = 0
 
     def statistics(self) -> dict[str, int]:
@@ -183,9 +184,11 @@ class MemoryLimits:
         entries = self._entries
         for key in [key for key, entry in entries.items() if key != keep and not _alive(entry, now)]:
             del entries[key]
-        while len(entries) > self._max_keys:
-            entries.pop(next(iter(entries)))
-            self.evicted += 1
+        if len(entries) > self._max_keys:
+            # A tenth at once, so that a full table is not swept for every new key.
+            for key in list(islice(entries, len(entries) - self._max_keys * 9 // 10)):
+                del entries[key]
+                self.evicted += 1
         self._sweep_at = min(max(SWEEP_FLOOR, 2 * len(entries)), self._max_keys)
 
 
