@@ -16,7 +16,7 @@ import structlog
 import trio
 
 from trustgate.actors import projection as pj
-from trustgate.actors.secretcache import SecretCache, references
+from trustgate.actors.secretcache import SecretCache
 from trustgate.actors.supervisor import Backoff, supervise
 from trustgate.domain import events as ev
 from trustgate.domain.entities import GatewayState
@@ -239,8 +239,8 @@ class Follower:
         self, states: Mapping[str, GatewayState], projection: pj.Projection, change: pj.Change | None = None
     ) -> None:
         assert self._on_state is not None
-        refs = {gateway_id: references(state) for gateway_id, state in states.items()}
-        missing = self._secrets.missing(ref for named in refs.values() for ref in named)
+        named = {gateway_id: self._secrets.named(gateway_id, state) for gateway_id, state in states.items()}
+        missing = self._secrets.missing(ref for one in named.values() for ref in one.refs)
         if missing:
             self._secrets.add(await self._store.reveal(missing))
             if gone := self._secrets.missing(missing):
@@ -250,7 +250,7 @@ class Follower:
         if change is not None:
             projection.adopt(change)
         for gateway_id, state in states.items():
-            self._secrets.keep(gateway_id, refs[gateway_id])
+            self._secrets.keep(gateway_id, named[gateway_id])
             try:
                 self._on_state(gateway_id, state if state.gateway is not None else None, projection.position)
             except Exception:

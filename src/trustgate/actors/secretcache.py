@@ -10,10 +10,22 @@ from collections.abc import Callable, Iterable, Mapping
 import msgspec
 
 from trustgate.domain import secrets
-from trustgate.domain.entities import GatewayState
+from trustgate.domain.entities import Auth, Consumer, Gateway, GatewayState, Policy, Registry
 
 LINGER_S = 900.0
 """How long a value outlives its last use in a state: requests may still run on views of older states."""
+
+Entity = Gateway | Registry | Consumer | Auth | Policy
+
+
+class Named(msgspec.Struct, frozen=True):
+    """The references that a gateway's state names, in all and by each of its entities that names any or none."""
+
+    refs: frozenset[str]
+    entities: dict[str, tuple[Entity, tuple[str, ...]]]
+
+
+NOTHING = Named(frozenset(), {})
 
 
 class SecretCache:
@@ -21,9 +33,18 @@ class SecretCache:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._values: dict[str, str] = {}
-        self._by_gateway: dict[str, frozenset[str]] = {}
+        self._named: dict[str, Named] = {}
         self._leaving: dict[str, float] = {}
         self._clock = clock
+
+    def named(self, gateway_id: str, state: GatewayState) -> Named:
+        """What `state` names; entities that did not change since the gateway's newest state are not searched again."""
+        known = self._named.get(gateway_id, NOTHING).entities
+        entities: dict[str, tuple[Entity, tuple[str, ...]]] = {}
+        for entity in holders(state):
+            old = known.get(entity.id)
+            entities[entity.id] = old if old is not None and old[0] is entity else (entity, references(entity))
+        return Named(frozenset(ref for _, refs in entities.values() for ref in refs), entities)
 
     def missing(self, refs: Iterable[str]) -> list[str]:
         return [ref for ref in refs if ref not in self._values]
@@ -34,37 +55,47 @@ class SecretCache:
     def get(self, ref: str) -> str | None:
         return self._values.get(ref)
 
-    def keep(self, gateway_id: str, refs: frozenset[str]) -> None:
-        """The references that a gateway's newest state names; the others of that gateway will leave."""
+    def keep(self, gateway_id: str, named: Named) -> None:
+        """What a gateway's newest state names; what only its former one named will leave."""
         now = self._clock()
-        for ref in self._by_gateway.get(gateway_id, frozenset()) - refs:
+        for ref in self._named.get(gateway_id, NOTHING).refs - named.refs:
             self._leaving[ref] = now + LINGER_S
-        for ref in refs:
+        for ref in named.refs if self._leaving else ():
             self._leaving.pop(ref, None)
-        self._by_gateway[gateway_id] = refs
+        if named.entities:
+            self._named[gateway_id] = named
+        else:
+            self._named.pop(gateway_id, None)
         for ref in [ref for ref, until in self._leaving.items() if until <= now]:
             del self._leaving[ref]
             self._values.pop(ref, None)
 
 
-def references(state: GatewayState) -> frozenset[str]:
-    """Every vault reference of a gateway's configuration."""
-    found: set[str] = set()
+def holders(state: GatewayState) -> Iterable[Entity]:
+    """The entities of a gateway that may hold secrets."""
     if state.gateway is not None:
-        found.update(secrets.refs([state.gateway.telemetry, state.gateway.client_tls]))
-    for registry in state.registries.values():
-        if (llm := registry.llm_target) is not None:
-            found.update(secrets.refs([llm.provider_options, llm.auth]))
-            if llm.health_checks is not None:
-                found.update(secrets.refs(llm.health_checks.headers))
-        if (mcp := registry.mcp_target) is not None:
-            found.update(secrets.refs([mcp.headers, mcp.auth]))
-    for auth in state.auths.values():
-        found.update(secrets.refs(auth.config))
-    for policy in state.policies.values():
-        found.update(secrets.refs(policy.settings))
-    for consumer in state.consumers.values():
-        found.update(secrets.refs(consumer.headers))
-        if consumer.lb_config is not None and consumer.lb_config.embedding_config is not None:
-            found.update(secrets.refs(msgspec.to_builtins(consumer.lb_config.embedding_config)))
-    return frozenset(found)
+        yield state.gateway
+    yield from state.registries.values()
+    yield from state.auths.values()
+    yield from state.policies.values()
+    yield from state.consumers.values()
+
+
+def references(entity: Entity) -> tuple[str, ...]:
+    """Every vault reference of an entity."""
+    match entity:
+        case Gateway():
+            parts: list[object] = [entity.telemetry, entity.client_tls]
+        case Registry():
+            llm, mcp = entity.llm_target, entity.mcp_target
+            parts = [llm.provider_options, llm.auth] if llm else []
+            parts += [llm.health_checks.headers] if llm and llm.health_checks else []
+            parts += [mcp.headers, mcp.auth] if mcp else []
+        case Auth():
+            parts = [entity.config]
+        case Policy():
+            parts = [entity.settings]
+        case Consumer():
+            embedding = entity.lb_config.embedding_config if entity.lb_config else None
+            parts = [entity.headers, embedding.auth if embedding else None]
+    return tuple(secrets.refs(parts))

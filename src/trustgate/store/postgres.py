@@ -168,22 +168,24 @@ class PostgresBackend(Tables[PostgresDatastore]):
     def append(self, writes: Sequence[StreamWrite], secrets: Sequence[Sealed], forget: Sequence[str]) -> Appended:
         # Not `recorder.insert_events`: it retries, and after a commit whose answer was lost that looks like a conflict.
         recorder, events = self.recorder, stored_events(writes)
-        with self.datastore.get_connection() as connection:
-            # Two round trips and the commit: what does not need an answer of what goes before is sent along with it.
-            with connection.transaction(), connection.pipeline() as pipeline:
-                with connection.cursor() as cursor:
-                    recorder._lock_table(cursor)
-                    cursor.execute(recorder.max_notification_id_statement)
-                    heads = [self.advance_stream(connection.cursor(), write) for write in writes]
-                    previous = (cursor.fetchone() or {}).get("max") or 0
-                for head in heads:
-                    head()
-                with connection.cursor() as cursor:
-                    super(PostgresApplicationRecorder, recorder)._insert_stored_events(cursor, events)
-                    self.write_secrets(connection.cursor(), secrets, forget)
-                    connection.execute(NOTIFY_HEAD)
-                    pipeline.sync()
-                    positions = recorder._fetch_ids_after_insert_events(cursor, events) or ()
+        # What does not need an answer to what goes before is sent along with it: two round trips and the commit.
+        with (
+            self.datastore.get_connection() as connection,
+            connection.pipeline() as pipeline,
+            connection.transaction(),
+            connection.cursor() as cursor,
+        ):
+            recorder._lock_table(cursor)
+            cursor.execute(recorder.max_notification_id_statement)
+            heads = [self.advance_stream(connection.cursor(), write) for write in writes]
+            previous = (cursor.fetchone() or {}).get("max") or 0
+            for at_expected_version in heads:
+                at_expected_version()
+            super(PostgresApplicationRecorder, recorder)._insert_stored_events(cursor, events)
+            self.write_secrets(connection.cursor(), secrets, forget)
+            connection.execute(NOTIFY_HEAD)
+            pipeline.sync()
+            positions = recorder._fetch_ids_after_insert_events(cursor, events) or ()
         return Appended(previous, tuple(sorted(positions)))
 
     def read(self, stream: str, after_version: int, limit: int | None) -> list[Recorded]:
