@@ -314,3 +314,28 @@ def test_an_answer_that_cannot_be_translated_comes_back_raw() -> None:
     made = ready("anthropic", {"model": "m", "messages": []})
     assert made.decode(200, b"<html>") == b"<html>"
     assert made.decode(429, b'{"type":"error"}') == b'{"type":"error"}'
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"a":' + b"[" * 100_000,
+        b'{"model":"m","a":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+        b'{"model":"\xff"}',
+        b'{"model":' + b"9" * 6000 + b"}",
+    ],
+    ids=["open", "deep", "encoding", "huge"],
+)
+def test_hostile_bodies_are_for_the_provider_or_refused_but_never_break_preparation(body: bytes) -> None:
+    assert ready(body=body).body is body
+    with pytest.raises((ModelNotAllowed, InvalidRequest)):
+        ready("anthropic", body, allowance=ONLY_M1)
+    with pytest.raises(ModelNotAllowed):
+        ready(body=body, allowance=ONLY_M1)
+
+
+def test_client_formats_that_nothing_translates_are_local_faults() -> None:
+    with pytest.raises(ProviderUnsupported, match="cohere_embed"):
+        ready("openai", {"model": "e"}, client="cohere_embed", capability="embeddings")
+    body = b'{"model":"e", "texts":["a"]}'
+    assert ready("cohere", body, client="cohere_embed", capability="embeddings").body is body

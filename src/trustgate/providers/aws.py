@@ -6,6 +6,7 @@ may block (the chain, STS) runs in a thread. What must not: Bedrock's URLs and a
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -81,6 +82,14 @@ def sign(keys: Keys, service: str, region: str, request: Outgoing) -> Headers:
     )
 
 
+def _load() -> None:
+    """Imports what signing and streams need; takes long enough for a thread."""
+    import botocore.auth
+    import botocore.awsrequest
+    import botocore.credentials
+    import botocore.eventstream  # noqa: F401
+
+
 class Signed:
     """SigV4 with the account's keys, chain or role. Cached credentials are keyed by the secrets too (§17 B20)."""
 
@@ -102,6 +111,8 @@ class Signed:
         return await services.tokens.get(self._key, self._fetch)
 
     async def headers(self, request: Outgoing) -> Headers:
+        if "botocore.auth" not in sys.modules:
+            await trio.to_thread.run_sync(_load)
         return sign(await self.keys(), self._service, self._account.region, request)
 
     async def _fetch(self) -> Token[Keys]:

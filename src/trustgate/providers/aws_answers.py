@@ -7,13 +7,12 @@ loaded on first use. What must not: signing.
 from __future__ import annotations
 
 import base64
-import binascii
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from trustgate.providers.errors import StreamBroken
+from trustgate.providers.errors import MALFORMED, StreamBroken
 
 if TYPE_CHECKING:
     from trustgate.formats.streams import StreamRelay
@@ -44,7 +43,7 @@ def error_body(status: int, body: bytes, headers: Iterable[tuple[bytes, bytes]])
     kind = next((value.decode("latin-1") for name, value in headers if name == b"x-amzn-errortype"), "")
     try:
         error = msgspec.json.decode(body, type=_Error)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except MALFORMED:
         error = _Error(message=body.decode("utf-8", "replace")[:1024])
     code = error_code(kind or error.type_ or error.code)
     message = error.message or error.message_upper
@@ -63,7 +62,7 @@ def with_token_counts(body: bytes, headers: Iterable[tuple[bytes, bytes]]) -> by
         return body
     try:
         members = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except MALFORMED:
         return body
     if METRICS in members:
         return body
@@ -134,6 +133,6 @@ class FrameRelay:
             return b""
         try:
             chunk = base64.b64decode(msgspec.json.decode(message.payload, type=dict[str, Any])["bytes"], validate=True)
-        except (msgspec.DecodeError, KeyError, TypeError, binascii.Error):
+        except (*MALFORMED, KeyError, TypeError):
             raise StreamBroken("a chunk of the event stream cannot be read") from None
         return b"data: " + b" ".join(chunk.splitlines()) + b"\n\n"

@@ -17,7 +17,7 @@ import trio
 
 from trustgate.providers import aws
 from trustgate.providers.credentials import Account, Outgoing
-from trustgate.providers.errors import ProviderError
+from trustgate.providers.errors import MALFORMED, ProviderError
 from trustgate.providers.options import Json
 from trustgate.providers.services import Services
 
@@ -93,7 +93,7 @@ class BedrockAvailability:
         try:
             with trio.move_on_after(LIMIT_S):
                 found = await self._find(described, wanted)
-        except* (ProviderError, httpx.HTTPError, httpx.InvalidURL, msgspec.DecodeError):
+        except* (ProviderError, httpx.HTTPError, httpx.InvalidURL, *MALFORMED):
             found = None
         if found is None:
             return wanted
@@ -124,7 +124,7 @@ class BedrockAvailability:
                 try:
                     path = f"/foundation-model-availability/{quote(_base_id(slug), safe='')}"
                     verdict = await call.get(path, _Availability)
-                except (httpx.HTTPError, msgspec.DecodeError):
+                except (httpx.HTTPError, *MALFORMED):
                     return
             verdicts += 1
             if verdict.granted:

@@ -17,6 +17,7 @@ import httpx
 import msgspec
 import trio
 
+from trustgate.providers.errors import MALFORMED
 from trustgate.providers.options import Json
 from trustgate.providers.prices import Price, PriceBook
 from trustgate.providers.registry import PROVIDERS
@@ -154,7 +155,10 @@ def read_source(body: bytes) -> Models:
 
     Raises `msgspec.DecodeError` when the document as a whole is not one.
     """
-    document = msgspec.json.decode(body, type=dict[str, _SourceProvider])
+    try:
+        document = msgspec.json.decode(body, type=dict[str, _SourceProvider])
+    except MALFORMED as problem:
+        raise msgspec.DecodeError(str(problem)) from None
     found: Models = {}
     for key, provider in document.items():
         code = _SOURCE_CODES.get(key, key)
@@ -164,7 +168,7 @@ def read_source(body: bytes) -> Models:
         for name, raw in provider.models.items():
             try:
                 entry = msgspec.json.decode(raw, type=_Entry)
-            except (msgspec.DecodeError, ArithmeticError):
+            except (*MALFORMED, ArithmeticError):
                 continue
             slug = entry.id or name
             hosted = entry.provider is not None and entry.provider.api

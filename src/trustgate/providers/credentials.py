@@ -16,7 +16,7 @@ from urllib.parse import quote, urlencode
 import httpx
 import msgspec
 
-from trustgate.providers.errors import CredentialError, RequestFault
+from trustgate.providers.errors import MALFORMED, CredentialError, RequestFault
 from trustgate.providers.guard import AddressRefused
 from trustgate.providers.options import Json
 from trustgate.providers.services import Services
@@ -235,7 +235,7 @@ async def request_token(
     try:
         answer = msgspec.json.decode(response.content[:MAX_TOKEN_ANSWER], type=_TokenAnswer)
         lifetime_s = float(answer.expires_in) if answer.expires_in is not None else DEFAULT_LIFETIME_S
-    except (msgspec.DecodeError, ValueError):
+    except MALFORMED:
         raise CredentialError("token endpoint gave an answer that is no token") from None
     if not answer.access_token:
         raise CredentialError("token endpoint gave an answer that is no token")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from trustgate.providers.errors import RequestFault
+from trustgate.providers.errors import MALFORMED, RequestFault
 from trustgate.providers.provider import openai_shaped
 
 REASONER_OUTPUT_LIMIT = 64_000
@@ -21,7 +21,7 @@ def _refuse(model: str, body: bytes) -> None:
         return
     try:
         limits = msgspec.json.decode(body, type=_OutputLimit)
-    except msgspec.DecodeError:
+    except MALFORMED:
         return
     wanted = limits.max_completion_tokens if limits.max_completion_tokens is not None else limits.max_tokens
     if wanted is not None and wanted > REASONER_OUTPUT_LIMIT:

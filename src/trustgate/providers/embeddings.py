@@ -15,7 +15,7 @@ from trustgate.formats import json
 from trustgate.formats.canonical import Observed
 from trustgate.formats.embeddings import EmbeddingRequest
 from trustgate.formats.errors import DecodeError
-from trustgate.providers.errors import RequestFault
+from trustgate.providers.errors import MALFORMED, RequestFault
 
 CLIENT_FORMAT = "openai_embeddings"
 
@@ -45,7 +45,7 @@ def _to_bedrock(request: EmbeddingRequest) -> bytes:
 def _from_bedrock(body: bytes, model: str, encoding_format: str) -> bytes:
     try:
         titan = msgspec.json.decode(body, type=_TitanAnswer)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except MALFORMED:
         return codecs.from_cohere(body, model, encoding_format)
     counted = {"billed_units": {"input_tokens": titan.tokens}}
     return codecs.from_cohere(json.encode({"embeddings": [titan.embedding], "meta": counted}), model, encoding_format)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from trustgate.providers.errors import ModelNotAllowed
+from trustgate.providers.errors import MALFORMED, ModelNotAllowed
 from trustgate.providers.options import quoted
 from trustgate.view.model import Allowance
 
@@ -46,7 +46,7 @@ def judge(body: bytes, allowance: Allowance) -> Verdict:
     """
     try:
         members = _read(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as problem:
+    except MALFORMED as problem:
         return _unreadable(str(problem), allowance)
     model = members.model
     if model is msgspec.UNSET:

@@ -15,7 +15,7 @@ import msgspec
 import trio
 
 from trustgate.providers.credentials import DEFAULT_LIFETIME_S, reason, request_token
-from trustgate.providers.errors import CredentialError
+from trustgate.providers.errors import MALFORMED, CredentialError
 from trustgate.providers.services import Services
 from trustgate.providers.tokens import Token
 
@@ -115,7 +115,7 @@ async def _managed_identity(services: Services) -> Token[str] | None:
     try:
         answer = msgspec.json.decode(response.content, type=_ManagedAnswer)
         lifetime_s = float(answer.expires_in) if answer.expires_in else DEFAULT_LIFETIME_S
-    except (msgspec.DecodeError, ValueError):
+    except MALFORMED:
         raise CredentialError("managed identity gave an answer that is no token") from None
     return Token(answer.access_token, lifetime_s)
 
@@ -137,7 +137,7 @@ async def _command_line(services: Services) -> Token[str] | None:
     try:
         answer = msgspec.json.decode(done.stdout, type=_CliAnswer)
         expires_on = float(answer.expires_on) if answer.expires_on else None
-    except (msgspec.DecodeError, ValueError):
+    except MALFORMED:
         return None
     now = datetime.now().timestamp()
     return Token(answer.access_token, expires_on - now if expires_on else DEFAULT_LIFETIME_S)

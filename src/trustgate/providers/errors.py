@@ -6,6 +6,11 @@ What must not: errors of the network, which are `wire.errors`.
 
 from __future__ import annotations
 
+import msgspec
+
+MALFORMED = (msgspec.DecodeError, ValueError, RecursionError)
+"""Every way in which a JSON decoder can fail on bytes that somebody else wrote."""
+
 
 class ProviderError(Exception):
     """A refusal made here: nothing was sent, so the backend is not to blame and a further try cannot help.

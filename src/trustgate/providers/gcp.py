@@ -15,7 +15,7 @@ import msgspec
 import trio
 
 from trustgate.providers.credentials import request_token
-from trustgate.providers.errors import CredentialError
+from trustgate.providers.errors import MALFORMED, CredentialError
 from trustgate.providers.services import TOKEN_TIMEOUT_S, Services
 from trustgate.providers.tokens import Token
 
@@ -40,7 +40,7 @@ def read_key(credential: Any) -> Key:
     try:
         text = credential if isinstance(credential, str) else msgspec.json.encode(credential)
         key = msgspec.json.decode(text, type=Key)
-    except (msgspec.DecodeError, UnicodeError, TypeError):
+    except (*MALFORMED, TypeError):
         raise CredentialError("service account key is not valid JSON") from None
     if key.type not in ("service_account", "application_default"):
         raise CredentialError(f'credentials of type "{key.type}" are not supported')

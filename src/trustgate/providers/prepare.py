@@ -127,10 +127,17 @@ class ProviderClient:
         target = None
         if not provider.model_in_target:
             target = self._with_credentials(provider.target(self._site, Operation(wire, "", stream)))
+        same = translate.same_wire(client_format, wire)
+        if (
+            capability != "chat"
+            and not same
+            and (client_format, wire in embeddings.CODECS) != ("openai_embeddings", True)
+        ):
+            raise ProviderUnsupported(f"provider does not support {client_format}")
         plan = _Plan(
             client_format,
             wire,
-            translate.same_wire(client_format, wire),
+            same,
             stream,
             Origin.parse(self._site.root)[0],
             target,

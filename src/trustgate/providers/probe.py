@@ -14,7 +14,7 @@ import trio
 
 from trustgate.providers import aws
 from trustgate.providers.credentials import Authorization, Outgoing, api_key, merged, reason
-from trustgate.providers.errors import CredentialError, ProviderUnsupported, RequestFault
+from trustgate.providers.errors import MALFORMED, CredentialError, ProviderUnsupported, RequestFault
 from trustgate.providers.options import BadOptions, Json, Site
 from trustgate.providers.provider import Provider, join_query
 from trustgate.providers.registry import PROVIDERS
@@ -192,7 +192,7 @@ def read_listing(body: bytes) -> list[str]:
     """Ids of a listing in the shape of OpenAI and Anthropic (`data[].id`), Google or Cohere (`models[].name`)."""
     try:
         listing = msgspec.json.decode(body, type=_Listing)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except MALFORMED:
         return []
     found = listing.data if listing.data is not None else listing.models or []
     return [item.id or item.name.removeprefix("models/") for item in found if item.id or item.name]
