@@ -42,11 +42,11 @@ class DirectoryState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def fold_directory(events: Iterable[ev.Event], state: DirectoryState | None = None) -> DirectoryState:
-    """`state` after `events`. The maps are copied once per call, so replay in large batches."""
+    """`state` after `events`. A map is copied once per call, when first changed, so replay in large batches."""
     state = state or DirectoryState()
     version = state.version
-    gateways, slugs = dict(state.gateways), dict(state.slugs)
-    domains, consumer_slugs = dict(state.domains), dict(state.consumer_slugs)
+    gateways, slugs, domains = dict(state.gateways), dict(state.slugs), dict(state.domains)
+    consumer_slugs, shared = state.consumer_slugs, True
 
     def unlist(gateway_id: str) -> None:
         old = gateways.pop(gateway_id, None)
@@ -56,8 +56,11 @@ def fold_directory(events: Iterable[ev.Event], state: DirectoryState | None = No
 
     for event in events:
         version += 1
-        match event.data:
-            case ev.GatewayListed() as fact:
+        fact = event.data
+        if shared and isinstance(fact, ev.GatewayUnlisted | ev.ConsumerListed | ev.ConsumerUnlisted):
+            consumer_slugs, shared = consumer_slugs.copy(), False
+        match fact:
+            case ev.GatewayListed():
                 unlist(fact.gateway_id)
                 gateways[fact.gateway_id] = Listing(
                     fact.gateway_id, fact.slug, fact.domain, fact.tenant_id, fact.entitlements, fact.created_at
