@@ -154,6 +154,8 @@ BROKEN: dict[str, tuple[bytes, type[WireError], bool]] = {
     "chunk size is not hexadecimal": (CHUNKED + b"xyz\r\nab\r\n", ProtocolError, True),
     "chunk size overflows": (CHUNKED + b"fffffffffffffffff\r\nab\r\n", ProtocolError, True),
     "chunk longer than its size": (CHUNKED + b"1\r\nabc\r\n0\r\n\r\n", ProtocolError, True),
+    "endless chunk extension": (CHUNKED + b"1;" + b"x" * 300_000, ProtocolError, True),
+    "endless trailers": (CHUNKED + b"0\r\n" + b"X: y\r\n" * 50_000, ProtocolError, True),
     "garbage": (b"SSH-2.0-OpenSSH_9.2\r\n", ProtocolError, False),
     "HTTP/2": (b"HTTP/2 200\r\n\r\n", ProtocolError, False),
     "status is not a number": (b"HTTP/1.1 abc OK\r\n\r\n", ProtocolError, False),

@@ -82,17 +82,14 @@ class Channel:
                     if len(data) < size and not self.hung_up and not self._tls:
                         self._readable = False
                     return data
-            await self._park()
-
-    async def _park(self) -> None:
-        if not self._poller.usable:
-            await trio.lowlevel.wait_readable(self.fd)
-            self._readable = True
-            return
-        if self._reader is not None:
-            raise trio.BusyResourceError("another task is receiving on this channel")
-        self._reader = trio.lowlevel.current_task()
-        await trio.lowlevel.wait_task_rescheduled(self._unpark)
+            if self._reader is not None:
+                raise trio.BusyResourceError("another task is receiving on this channel")
+            if self._poller.usable:
+                self._reader = trio.lowlevel.current_task()
+                await trio.lowlevel.wait_task_rescheduled(self._unpark)
+            else:
+                await trio.lowlevel.wait_readable(self.fd)
+                self._readable = True
 
     def _unpark(self, _: object) -> trio.lowlevel.Abort:
         self._reader = None
@@ -163,11 +160,8 @@ class Poller:
 
     def __init__(self) -> None:
         self._epoll = select.epoll() if hasattr(select, "epoll") else None
+        self.usable = self._epoll is not None
         self._channels: dict[int, Channel] = {}
-
-    @property
-    def usable(self) -> bool:
-        return self._epoll is not None
 
     def add(self, channel: Channel) -> None:
         if self._epoll is not None:
@@ -195,6 +189,7 @@ class Poller:
                         channel.wake(hung_up=bool(events & gone))
         finally:
             self._epoll = None
+            self.usable = False
             epoll.close()
 
 

@@ -18,7 +18,8 @@ from trustgate.wire.sockets import Channel
 Field = tuple[bytes, bytes]
 
 NEVER: Final = float("inf")
-MAX_HEAD_BYTES: Final = 128 * 1024
+MAX_OVERHEAD_BYTES: Final = 128 * 1024
+"""Bytes of a response head, or between two pieces of a body."""
 MAX_INTERIM: Final = 16
 """1xx answers accepted before the final one."""
 _READ_BYTES: Final = 65536
@@ -49,7 +50,7 @@ class Upstream:
         self.parts: list[bytes] = []
         self._bodyless = False
         self._interim = 0
-        self._head_bytes = 0
+        self._overhead = 0
         self._received = False
         self._parser: Any = httptools.HttpResponseParser(self)
 
@@ -61,7 +62,8 @@ class Upstream:
         self.headers = []
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self.headers.append((name.lower(), value))
+        if not self.has_head:  # trailers are dropped
+            self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         status: int = self._parser.get_status_code()
@@ -106,15 +108,19 @@ class Upstream:
         self.has_head = self.complete = self.keep_alive = self._received = False
         self.parts = []
         self._bodyless = bodyless
-        self._interim = self._head_bytes = 0
+        self._interim = self._overhead = 0
+        self.phase = "first_byte"
+        channel = self.channel
         broken: Exception | None = None
         try:
-            self.phase = "first_byte"
             # One segment for the usual small request; a large body is not copied.
-            data = head + body if len(body) < _READ_BYTES else head
-            await self._send(data)
-            if data is head and body:
-                await self._send(body)
+            joined = len(body) < _READ_BYTES
+            data = head + body if joined else head
+            sent = channel.send_now(data)
+            if sent < len(data):
+                await self._send(memoryview(data)[sent:])
+            if not joined:
+                await self._send(memoryview(body))
         except (OSError, trio.ClosedResourceError) as error:
             # The peer may have answered early and stopped reading (413): look for its answer.
             broken = error
@@ -123,7 +129,15 @@ class Upstream:
             raise
         try:
             while not self.has_head:
-                await self._read_head(broken)
+                try:
+                    data = await channel.receive(_READ_BYTES)
+                except (OSError, trio.ClosedResourceError) as error:
+                    raise self._failure(broken or error) from error
+                if not data:
+                    raise self._failure(broken)
+                self._received = True
+                self._feed(data)
+                self._count_overhead(data, self.has_head)
         except BaseException:
             self.close()
             raise
@@ -132,26 +146,18 @@ class Upstream:
         if bodyless:
             self.complete = True
 
-    async def _send(self, data: bytes) -> None:
-        sent = self.channel.send_now(data)
-        if sent == len(data):
-            return
-        view = memoryview(data)
-        while sent < len(data):
-            sent += await self.channel.send_some(view[sent:])
+    async def _send(self, data: memoryview) -> None:
+        while data:
+            data = data[await self.channel.send_some(data) :]
 
-    async def _read_head(self, broken: Exception | None) -> None:
-        try:
-            data = await self.channel.receive(_READ_BYTES)
-        except (OSError, trio.ClosedResourceError) as error:
-            raise self._failure(broken or error) from error
-        if not data:
-            raise self._failure(broken)
-        self._received = True
-        self._head_bytes += len(data)
-        self._feed(data)
-        if not self.has_head and self._head_bytes > MAX_HEAD_BYTES:
-            raise ProtocolError("response head too large")
+    def _count_overhead(self, data: bytes, progress: bool) -> None:
+        """Bound what may arrive without any progress: heads, interim answers, chunk extensions, trailers."""
+        if progress:
+            self._overhead = 0
+            return
+        self._overhead += len(data)
+        if self._overhead > MAX_OVERHEAD_BYTES:
+            raise ProtocolError("too many bytes without progress")
 
     def _feed(self, data: bytes) -> None:
         try:
@@ -191,6 +197,7 @@ class Upstream:
         if data:
             try:
                 self._feed(data)
+                self._count_overhead(data, bool(self.parts) or self.complete)
             except BaseException:
                 self.close()
                 raise
