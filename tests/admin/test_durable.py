@@ -66,3 +66,21 @@ async def test_concurrent_writes_are_all_kept(tmp_path: Path) -> None:
                 nursery.start_soon(create, f"r{number % 10}")
         assert sorted(statuses) == [201] * 10 + [409] * 10
         assert (await client.get(roles)).json()["total"] == 10
+
+
+async def test_of_two_writes_for_one_version_only_one_is_kept(tmp_path: Path) -> None:
+    plan = {"tier": "free", "burst_per_min": 60, "quota_per_month": 0, "max_instances": 0}
+    async with plane(tmp_path / "t.db") as client:
+        created = await client.post("/v1/gateways", json={"slug": "one", "tenant_id": "t", "entitlements": plan})
+        gateway, seen = f"/v1/gateways/{created.json()['id']}", created.headers["etag"]
+        answers: list[httpx.Response] = []
+
+        async def change(status: str) -> None:
+            answers.append(await client.put(gateway, json={"status": status}, headers={"If-Match": seen}))
+
+        async with trio.open_nursery() as nursery:
+            for number in range(8):
+                nursery.start_soon(change, f"s{number}")
+        assert sorted(answer.status_code for answer in answers) == [200] + [412] * 7
+        (kept,) = [answer.json()["status"] for answer in answers if answer.status_code == 200]
+        assert (await client.get(gateway)).json()["status"] == kept

@@ -63,8 +63,3 @@ def not_an_mcp_registry(registry_id: str) -> DomainError:
 
 def invalid_weight() -> DomainError:
     return invalid("weight must be between 1 and 100")
-
-
-def version_mismatch() -> DomainError:
-    """412 for an `If-Match` that names another version of the gateway (an addition to the contract)."""
-    return DomainError(412, "version_mismatch", "the gateway has changed since the version in If-Match")

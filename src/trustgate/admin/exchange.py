@@ -12,7 +12,6 @@ from typing import Any, Protocol, TypeVar
 import msgspec
 
 from trustgate.admin import bodies
-from trustgate.admin.errors import version_mismatch
 from trustgate.admin.lists import Query
 from trustgate.admin.rendering import GatewayRenderer
 from trustgate.admin.services import AdminServices
@@ -122,17 +121,12 @@ class Call(msgspec.Struct, kw_only=True):
             tenant=self.identity.tenant,
             request_id=self.request_id,
             source="admin-api",
+            expected_versions=versions_of(self.headers.get("if-match")),
             reason=_utf8(self.headers.get("x-ag-change-reason", ""))[:MAX_REASON],
         )
 
     async def execute(self, command: Any) -> Executed:
-        """Carries a command out, unless `If-Match` names another version of the gateway than the current one."""
-        expected = self.headers.get("if-match")
-        if expected is not None and expected.strip() != "*":
-            state = self.state if self.state is not None else await self.control.state(self.params.get("id", ""))
-            current = etag(state.version) if state is not None and state.gateway is not None else None
-            if current not in [tag.strip().removeprefix("W/") for tag in expected.split(",")]:
-                raise version_mismatch()
+        """Carries a command out; see `ControlPlane.execute`."""
         return await self.control.execute(command)
 
     def existing(self) -> GatewayState:
@@ -149,6 +143,14 @@ def _utf8(text: str) -> str:
 
 def etag(version: int) -> str:
     return f'"{version}"'
+
+
+def versions_of(if_match: str | None) -> tuple[int, ...] | None:
+    """The versions that an If-Match header names, None when any will do; a tag that is none of ours names no version."""
+    if if_match is None or if_match.strip() == "*":
+        return None
+    tags = [tag.strip().removeprefix("W/").strip('"') for tag in if_match.split(",")]
+    return tuple(int(tag) for tag in tags if tag.isascii() and tag.isdigit() and len(tag) < 19)
 
 
 def applied(executed: Executed) -> tuple[tuple[str, str], ...]:
