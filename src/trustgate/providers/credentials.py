@@ -86,7 +86,7 @@ class Bearer:
 
     async def headers(self, request: Outgoing) -> Headers:
         token = self._services.tokens.peek(self._key) or await self._services.tokens.get(self._key, self._fetch)
-        return (*self._extra, bearer(token))
+        return merged((bearer(token),), self._extra)
 
 
 def header_value(value: str) -> bytes:
