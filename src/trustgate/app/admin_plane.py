@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import structlog
+import trio
 
 from trustgate.actors.control import ControlPlane
 from trustgate.actors.follower import Follower
@@ -81,7 +82,18 @@ async def open_admin(parts: Parts, follower: Follower | None, readiness: Readine
     )
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(control.running())
+        background = await stack.enter_async_context(trio.open_nursery())
+        stack.callback(background.cancel_scope.cancel)
+        background.start_soon(parts.models.run, parts.providers, settings.upstream.models_dev_base_url, catalog_report)
         yield create_app(control, admin_services(parts, readiness))
+
+
+def catalog_report(result: int | Exception) -> None:
+    """The model catalog works without the network: a failed refresh is worth a line, not more."""
+    if isinstance(result, int):
+        log.info("catalog sync completed", models=result)
+    else:
+        log.warning("catalog sync failed, the shipped catalog serves", error=type(result).__name__)
 
 
 def admin_services(parts: Parts, readiness: Readiness) -> AdminServices:

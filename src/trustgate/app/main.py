@@ -21,11 +21,10 @@ from trustgate.app.observer import open_observer
 from trustgate.app.parts import Parts, open_parts
 from trustgate.app.proxy_plane import open_proxy
 from trustgate.app.readiness import Readiness
-from trustgate.domain.entities import GatewayState
+from trustgate.app.views import Views
 from trustgate.domain.events import CorruptEvent, UnknownEvent
 from trustgate.settings import ConfigurationError, Settings
 from trustgate.store import StoreError
-from trustgate.view.gateway import Directory, GatewayView
 
 log = structlog.get_logger("trustgate.app")
 
@@ -91,12 +90,12 @@ async def run_planes(
     """The planes of this process, from their sockets to their end."""
     sockets = {plane: listeners.bind(port) for plane, port in ports(planes, settings).items()}
     async with open_parts(settings, planes) as parts, AsyncExitStack() as stack:
-        directory = Directory()
+        views = Views()
         readiness = Readiness(parts.store, parts.shared, embedded=settings.embedded(planes))
         background = await stack.enter_async_context(trio.open_nursery())
         stack.callback(background.cancel_scope.cancel)
         await background.start(readiness.run)
-        follower = await start_follower(planes, parts, directory, background)
+        follower = await start_follower(planes, parts, views, background)
         observer = await stack.enter_async_context(open_observer(parts))
         serving: list[listeners.Serve] = []
         if "admin" in planes:
@@ -104,7 +103,7 @@ async def run_planes(
             serving.append(listeners.admin_server(admin, sockets["admin"], settings, stop, readiness))
         if "proxy" in planes:
             assert follower is not None, "a data plane follows the log"
-            proxy = await stack.enter_async_context(open_proxy(parts, directory, follower, observer, readiness))
+            proxy = await stack.enter_async_context(open_proxy(parts, views, follower, observer, readiness))
             serving.append(listeners.wire_server(proxy, sockets["proxy"], settings, stop, readiness, "proxy"))
         if "mcp" in planes:
             mcp = ProbeApp(settings.app.version, readiness)
@@ -122,20 +121,11 @@ def ports(planes: frozenset[str], settings: Settings) -> dict[str, int]:
     return {plane: port for plane, port in every.items() if plane in planes}
 
 
-async def start_follower(
-    planes: frozenset[str], parts: Parts, directory: Directory, nursery: trio.Nursery
-) -> Follower | None:
+async def start_follower(planes: frozenset[str], parts: Parts, views: Views, nursery: trio.Nursery) -> Follower | None:
     """The projection of the log onto this process's views; None where only the admin plane runs."""
     if not planes & DATA_PLANES:
         return None
-
-    def on_state(gateway_id: str, state: GatewayState | None, position: int) -> None:
-        if state is None:
-            directory.remove(gateway_id)
-        else:
-            directory.put(GatewayView(state, follower.reveal))
-        directory.position = position
-
-    follower = Follower(parts.store, on_state)
+    follower = Follower(parts.store, views.on_state)
+    views.reveal = follower.reveal
     await nursery.start(follower.run)
     return follower

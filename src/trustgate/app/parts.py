@@ -64,7 +64,7 @@ async def open_parts(settings: Settings, planes: frozenset[str]) -> AsyncIterato
         key = await server_key(settings, planes, shared)
         check_length(key)
         environment = policy_environment(settings)
-        models = ModelCatalog({})
+        models = ModelCatalog()
         async with store_of(settings, planes, key) as store:
             yield Parts(
                 settings=settings,

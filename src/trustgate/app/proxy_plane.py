@@ -11,20 +11,24 @@ import trio
 from trustgate.actors.follower import Follower
 from trustgate.app.parts import Parts
 from trustgate.app.readiness import Readiness
+from trustgate.app.views import Views
 from trustgate.balance.health import LocalHealth
 from trustgate.balance.hints import ComplexityScorer, SemanticHints
+from trustgate.balance.probe import Prober
 from trustgate.balance.redis_health import RedisHealth
 from trustgate.identity.authenticate import IdentityServices
 from trustgate.identity.jwks import HttpFetcher, KeySets
 from trustgate.identity.verify import Introspector
 from trustgate.policies.engine import compile_chain
 from trustgate.providers.prepare import client_for
+from trustgate.providers.registry import PROVIDERS
 from trustgate.proxy.app import ProxyApp
 from trustgate.proxy.runtime import Runtimes
 from trustgate.proxy.services import Observer, ProxyConfig, ProxyServices
 from trustgate.proxy.session import Sessions
 from trustgate.settings import Settings
-from trustgate.view.gateway import Directory
+from trustgate.view.model import RegistryView
+from trustgate.wire.client import Deadlines, Origin
 
 
 def proxy_config(settings: Settings) -> ProxyConfig:
@@ -61,7 +65,7 @@ async def open_identity(secret_key: bytes) -> AsyncIterator[IdentityServices]:
 
 @asynccontextmanager
 async def open_proxy(
-    parts: Parts, directory: Directory, follower: Follower, observer: Observer, readiness: Readiness
+    parts: Parts, views: Views, follower: Follower, observer: Observer, readiness: Readiness
 ) -> AsyncIterator[ProxyApp]:
     """The proxy application; its background tasks live as long as the context."""
     settings, shared = parts.settings, parts.shared
@@ -73,16 +77,25 @@ async def open_proxy(
         if shared.redis is not None:
             health = RedisHealth(shared.redis, time.time)
             background.start_soon(health.run)
+        prober = Prober(health, lambda registry, timeout_s: ask_health(parts, registry, timeout_s))
+        background.start_soon(prober.run)
+        views.watch(prober)
         guards = settings.guards
         scorer = ComplexityScorer(guards.firewall_base_url, guards.firewall_secret_key, time.time)
         stack.push_async_callback(scorer.aclose)
+
+        runtimes = Runtimes(
+            lambda consumer, gateway: compile_chain(consumer, gateway, parts.policies),
+            lambda registry: client_for(registry, parts.providers),
+        )
+        views.watch(runtimes)
 
         async def catch_up() -> None:
             await follower.catch_up()
 
         services = ProxyServices(
             config=proxy_config(settings),
-            directory=directory,
+            directory=views.directory,
             catch_up=catch_up,
             identity=identity,
             health=health,
@@ -93,13 +106,22 @@ async def open_proxy(
             pool=parts.pool,
             providers=parts.providers,
             policies=parts.policies,
-            runtimes=Runtimes(
-                lambda consumer, gateway: compile_chain(consumer, gateway, parts.policies),
-                lambda registry: client_for(registry, parts.providers),
-            ),
+            runtimes=runtimes,
             observer=observer,
             background=background,
             readiness=readiness,
             now=time.time,
         )
         yield ProxyApp(services)
+
+
+async def ask_health(parts: Parts, registry: RegistryView, timeout_s: float) -> int:
+    """One active health check: GET the configured path at the registry's own origin."""
+    checks = registry.health_checks
+    assert checks is not None, "only checked registries are asked"
+    origin, _ = Origin.parse(PROVIDERS[registry.provider].site(registry, parts.providers.environ).root)
+    headers = [(name.lower().encode(), value.encode()) for name, value in checks.headers.items()]
+    target = checks.path if checks.path.startswith("/") else "/" + checks.path
+    deadlines = Deadlines(connect_s=timeout_s, first_byte_s=timeout_s, total_s=timeout_s)
+    async with await parts.pool.request("GET", origin, target, headers, b"", deadlines) as response:
+        return response.status

@@ -11,6 +11,7 @@ from typing import Protocol
 
 import msgspec
 
+from trustgate.domain.entities import HealthChecks
 from trustgate.view.model import RegistryView
 
 
@@ -39,6 +40,11 @@ class HealthBook(Protocol):
     def failed(self, registry: RegistryView, error: str) -> None: ...
 
     def statuses(self) -> list[HealthStatus]: ...
+
+
+def failure_window_s(checks: HealthChecks) -> int:
+    """How long a failure counts: the interval, and longer where probes come only once in an interval."""
+    return checks.interval * 3 if checks.path else checks.interval
 
 
 class _Mark:
@@ -105,7 +111,7 @@ class LocalHealth:
         now = self._now()
         mark = self._mark(registry.id)
         mark.failures = mark.failures + 1 if now < mark.failures_until or mark.failures == 0 else 1
-        mark.failures_until = now + checks.interval
+        mark.failures_until = now + failure_window_s(checks)
         mark.last_check, mark.error = now, error
         if mark.failures >= checks.threshold or not mark.healthy:
             mark.healthy = False

@@ -15,7 +15,7 @@ import msgspec
 import structlog
 import trio
 
-from trustgate.balance.health import HealthStatus
+from trustgate.balance.health import HealthStatus, failure_window_s
 from trustgate.view.model import RegistryView
 
 QUEUE = 1000
@@ -127,7 +127,7 @@ class RedisHealth:
         assert checks is not None, "only checked registries report failures"
         key = f"lb:health:{registry.id}"
         count = await self._redis.incr(f"{key}:failures")
-        await self._redis.expire(f"{key}:failures", checks.interval)
+        await self._redis.expire(f"{key}:failures", failure_window_s(checks))
         known = self._known.get(registry.id)
         if count >= checks.threshold or (known is not None and not known.healthy):
             mark = StoredMark(healthy=False, last_check=self._stamp(), failures=count, error=error)

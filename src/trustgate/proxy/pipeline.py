@@ -13,7 +13,8 @@ import structlog
 
 from trustgate.balance.prompt import prompt_of
 from trustgate.balance.strategies import Hint
-from trustgate.formats.json import remove_members, set_members
+from trustgate.formats.errors import DecodeError
+from trustgate.formats.json import NotAnObject, remove_members, set_members
 from trustgate.identity.authenticate import authenticate
 from trustgate.identity.errors import AuthError
 from trustgate.limits.ops import LimitsUnavailable
@@ -173,18 +174,19 @@ async def choose_candidates(exchange: Exchange, services: ProxyServices) -> Repl
 
 
 async def apply_reference(exchange: Exchange, services: ProxyServices) -> Reply | None:
-    """§7.1, last column: what the reference does to the body before anything else sees it."""
-    route = exchange.route
+    """§7.1, last column: what the reference does to the body before anything else sees it.
+
+    A body that is no JSON object stays as it is: the dialect or the provider judges it.
+    """
+    route, intent = exchange.route, exchange.intent
     assert route is not None
-    match exchange.intent.kind:
-        case "auto" | "pool":
+    try:
+        if intent.kind in ("auto", "pool"):
             exchange.body = remove_members(exchange.body, ("model", "modelId"))
-        case "provider":
-            exchange.body = set_members(exchange.body, {"model": exchange.intent.model})
-        case "model" if route.path_model:
-            exchange.body = set_members(exchange.body, {"model": exchange.intent.model})
-        case _:
-            pass
+        elif intent.kind == "provider" or (intent.kind == "model" and route.path_model):
+            exchange.body = set_members(exchange.body, {"model": intent.model})
+    except (DecodeError, NotAnObject):
+        return None
     return None
 
 

@@ -87,6 +87,9 @@ class Runtimes:
         parts.clients[registry.id] = (registry, client)
         return client
 
+    def update(self, view: GatewayView) -> None:
+        """Parts follow their view on its next request; nothing is built ahead of traffic."""
+
     def forget(self, gateway_id: str) -> None:
         self._gateways.pop(gateway_id, None)
 
