@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from tests.domain.world import CAPS, UNKNOWN, World, message, refusal
 from trustgate.domain import commands as cmd
@@ -228,3 +229,51 @@ def test_a_tenant_may_echo_but_not_set_what_reaches_into_the_host(extra, member)
     if "dsn" in extra.get("settings", {}):
         echo["exporters"][0]["settings"] = {"dsn": "***//x"}
     assert world.put_gateway(gateway.id, "t", telemetry=echo).telemetry == gateway.telemetry
+
+
+def test_an_imported_gateway_is_the_same_gateway():
+    source = World()
+    g = source.gateway(slug="a", domain="a.example").id
+    registry = source.registry(g)
+    role, auth, policy = (
+        source.role(g),
+        source.auth(g),
+        source.policy(g, slug="caller", settings={"token": "secret-token"}),
+    )
+    consumer = source.consumer(g, registries=[{"id": registry.id}])
+    source.run(cmd.AttachRoleRegistry(source.meta(), g, role.id, registry.id))
+    source.run(cmd.AttachAuth(source.meta(), g, consumer.id, auth.id))
+    source.run(cmd.AttachPolicy(source.meta(), g, consumer.id, policy.id))
+    state = source.states[g]
+    target = World()
+    target.run(cmd.ImportGateway(target.meta(), g, state, dict(source.vault)))
+    assert replace(target.states[g], version=state.version) == state
+    assert target.vault == source.vault
+    assert (target.directory.slugs, target.directory.domains) == (source.directory.slugs, source.directory.domains)
+    assert target.directory.consumer_slugs == source.directory.consumer_slugs
+    assert target.put_registry(g, registry.id, name="editable").name == "editable"
+
+
+def test_an_import_is_refused_where_something_is_taken_or_missing():
+    source = World()
+    g = source.gateway(slug="a").id
+    source.registry(g)
+    consumer = source.consumer(g)
+    state = source.states[g]
+
+    def take(world: World, vault: dict[str, str] = source.vault) -> str:
+        return message(world.run, cmd.ImportGateway(world.meta(), g, state, vault))
+
+    assert take(source) == "gateway: resource already exists"
+    other = World()
+    other.gateway(slug="a", id_=UNKNOWN)
+    assert take(other) == "gateway: resource already exists: the slug is already taken"
+    other = World()
+    elsewhere = other.gateway(id_=UNKNOWN).id
+    other.run(
+        cmd.CreateConsumer(other.meta(), elsewhere, UNKNOWN, cmd.inputs.ConsumerCreate(name="c"), (consumer.slug,))
+    )
+    assert take(other) == f'consumer: resource already exists: the slug "{consumer.slug}" is already taken'
+    assert take(World(), {}).startswith('gateway: secret "') and take(World(), {}).endswith(
+        " is missing from the import: VF"
+    )

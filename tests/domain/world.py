@@ -135,8 +135,8 @@ class World:
 
     # --- one call per object: bodies are JSON objects
 
-    def gateway(self, tenant: str = "t", as_tenant: str | None = None, **body: Any) -> Gateway:
-        id_ = self.id()
+    def gateway(self, tenant: str = "t", as_tenant: str | None = None, id_: str = "", **body: Any) -> Gateway:
+        id_ = id_ or self.id()
         if as_tenant is None:
             body = {"tenant_id": tenant, "entitlements": CAPS, **body}
         sent = convert(body, inputs.GatewayCreate)

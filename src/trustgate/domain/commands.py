@@ -11,6 +11,7 @@ from datetime import datetime
 import msgspec
 
 from trustgate.domain import inputs
+from trustgate.domain.entities import GatewayState
 
 
 class Meta(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -47,6 +48,18 @@ class UpdateGateway(msgspec.Struct, frozen=True):
 class DeleteGateway(msgspec.Struct, frozen=True):
     meta: Meta
     id: str
+
+
+class ImportGateway(msgspec.Struct, frozen=True):
+    """Take over a whole gateway as it is: ids, times and key digests included.
+
+    `state` holds references for its secrets (`secrets.reference`); `secrets` maps each of them to the plaintext.
+    """
+
+    meta: Meta
+    id: str
+    state: GatewayState
+    secrets: dict[str, str]
 
 
 class CreateRegistry(msgspec.Struct, frozen=True):
@@ -261,6 +274,7 @@ Command = (
     CreateGateway
     | UpdateGateway
     | DeleteGateway
+    | ImportGateway
     | CreateRegistry
     | UpdateRegistry
     | DeleteRegistry
@@ -294,6 +308,6 @@ Command = (
 
 def gateway_of(command: Command) -> str:
     """Id of the gateway whose stream a command is decided against."""
-    if isinstance(command, CreateGateway | UpdateGateway | DeleteGateway):
+    if isinstance(command, CreateGateway | UpdateGateway | DeleteGateway | ImportGateway):
         return command.id
     return command.gateway_id

@@ -28,6 +28,7 @@ from trustgate.domain.decide_consumer import (
     update_consumer,
 )
 from trustgate.domain.decide_gateway import create_gateway, delete_gateway, update_gateway
+from trustgate.domain.decide_import import import_gateway
 from trustgate.domain.decide_policy import (
     create_policy,
     delete_policy,
@@ -55,6 +56,7 @@ DECIDERS: dict[type[Any], Callable[[Draft, Any], None]] = {
     cmd.CreateGateway: create_gateway,
     cmd.UpdateGateway: update_gateway,
     cmd.DeleteGateway: delete_gateway,
+    cmd.ImportGateway: import_gateway,
     cmd.CreateRegistry: create_registry,
     cmd.UpdateRegistry: update_registry,
     cmd.DeleteRegistry: delete_registry,

@@ -7,7 +7,7 @@ collects events while it keeps the state they lead to. What must not: rules abou
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Mapping
 from typing import Any, Protocol
 
 import msgspec
@@ -133,7 +133,11 @@ class Draft:
             path = hashlib.sha256(path.encode()).hexdigest()
         ref = f"{object_id}/{path}@{self.before.version}"
         self._secrets[ref] = plaintext
-        return {secrets.REF: ref, "fp": self.context.fingerprint(plaintext), "mask": secrets.mask(plaintext)}
+        return secrets.reference(ref, self.context.fingerprint(plaintext), plaintext)
+
+    def adopt(self, vault: Mapping[str, str]) -> None:
+        """Take over secrets whose references exist already."""
+        self._secrets.update(vault)
 
     def check_new(self, kind: str, existing: Container[str], id_: str) -> None:
         """An object is created in a gateway that exists, under an id that is free."""

@@ -22,6 +22,11 @@ def mask(value: str) -> str:
     return "***" if len(value.encode()) <= 8 else "***" + value[-4:]
 
 
+def reference(ref: str, fingerprint: str, plaintext: str) -> dict[str, Any]:
+    """A secret reference to vault entry `ref`, which holds `plaintext`."""
+    return {REF: ref, "fp": fingerprint, "mask": mask(plaintext)}
+
+
 def is_ref(value: Any) -> bool:
     """Whether `value` is a secret reference."""
     return isinstance(value, dict) and REF in value
