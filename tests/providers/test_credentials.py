@@ -235,6 +235,7 @@ async def test_a_service_account_exchanges_a_signed_assertion(key: rsa.RSAPrivat
     [
         ("not json", "not valid JSON"),
         ({"type": "external_account"}, "not supported"),
+        ({"type": "authorized_user"}, "not supported"),
         ({"type": "service_account", "client_email": "a", "private_key": "PEM"}, "no usable private key"),
         ({"type": "service_account"}, "no client_email"),
     ],
@@ -243,18 +244,6 @@ async def test_other_google_credentials_are_refused(credential: Any, cause: str)
     async with services() as opened:
         with pytest.raises(CredentialError, match=cause):
             await sent_headers(vertex(credential), opened, "google")
-
-
-async def test_application_default_credentials_are_used_only_when_asked_for(
-    key: rsa.RSAPrivateKey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with FakeHttp(lambda request: token("ambient")) as idp:
-        file = tmp_path / "adc.json"
-        file.write_text(json.dumps(service_account(key, f"{idp.url}/token")))
-        monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(file))
-        async with services() as opened:
-            headers = await sent_headers(vertex({"type": "application_default"}), opened, "google")
-        assert headers[b"authorization"] == b"Bearer ambient"
 
 
 # AWS

@@ -256,6 +256,8 @@ FAULTS = [
     ("azure", {"type": "azure", "azure": {}}, {}, "azure endpoint is required"),
     ("bedrock", {"type": "aws", "aws": {"access_key_id": "a"}}, {}, "aws.region is required"),
     ("nope", KEY, {}, 'unsupported provider "nope"'),
+    ("vertex", KEY, {"project": "p", "location": "evil.test/#"}, "cannot be part of a host name"),
+    ("bedrock", {"type": "aws", "aws": {"region": "evil.test/?"}}, {}, "cannot be part of a host name"),
 ]
 
 

@@ -38,6 +38,7 @@ TARGETS = [
     ("openai", KEY, {}, chat("openai_responses"), "https://api.openai.com/v1/responses"),
     ("openai", KEY, {}, chat("openai_embeddings"), "https://api.openai.com/v1/embeddings"),
     ("openai", KEY, {"base_url": "http://h:8/o/"}, chat("openai"), "http://h:8/o/chat/completions"),
+    ("openai", KEY, {"base_url": "http://H:8/ü%20b"}, chat("openai"), "http://h:8/%C3%BC%20b/chat/completions"),
     ("openai", KEY, {"BASE_URL": "http://h"}, chat("openai"), "http://h/chat/completions"),
     ("openai_compatible", KEY, {"base_url": "https://h/v1/"}, chat("openai"), "https://h/v1/chat/completions"),
     ("anthropic", KEY, {}, chat("anthropic"), "https://api.anthropic.com/v1/messages"),

@@ -21,6 +21,7 @@ def _site(account: Account, environ: Environ) -> Site:
     base = opts.base_url("bedrock", account.options, "")
     if not base:
         region = aws.AwsAccount.of(account.auth).region
+        opts.host_label(region, "region")
         default = f"https://bedrock-runtime.{region}.{aws.dns_suffix(region)}"
         base = aws.endpoint("bedrock-runtime", environ) or default
     return Site.of(base)

@@ -1,14 +1,12 @@
 """Google tokens for Vertex AI (spec 03 §10.1): a service account's signed JWT exchanged at its token endpoint.
 
-What lives here: reading the key, signing with google-auth (loaded on first use, in a thread), the exchange; and the
-ambient application default credentials for those who ask for them by `{"type": "application_default"}` as the key.
-What must not: caching (`tokens`).
+What lives here: reading the key, signing with google-auth (loaded on first use, in a thread), the exchange. What must
+not: caching (`tokens`); ambient credentials of the gateway, which a registry could send to any host by its base URL.
 """
 
 from __future__ import annotations
 
 import time
-from datetime import UTC
 from typing import Any
 
 import msgspec
@@ -16,7 +14,7 @@ import trio
 
 from trustgate.providers.credentials import request_token
 from trustgate.providers.errors import MALFORMED, CredentialError
-from trustgate.providers.services import TOKEN_TIMEOUT_S, Services
+from trustgate.providers.services import Services
 from trustgate.providers.tokens import Token
 
 SCOPE = "https://www.googleapis.com/auth/cloud-platform"
@@ -42,9 +40,9 @@ def read_key(credential: Any) -> Key:
         key = msgspec.json.decode(text, type=Key)
     except (*MALFORMED, TypeError):
         raise CredentialError("service account key is not valid JSON") from None
-    if key.type not in ("service_account", "application_default"):
+    if key.type != "service_account":
         raise CredentialError(f'credentials of type "{key.type}" are not supported')
-    if key.type == "service_account" and not (key.client_email and key.private_key):
+    if not (key.client_email and key.private_key):
         raise CredentialError("service account key has no client_email or private_key")
     return key
 
@@ -52,8 +50,6 @@ def read_key(credential: Any) -> Key:
 async def fetch_token(services: Services, credential: Any) -> Token[str]:
     """An access token for the cloud platform scope. Raises `CredentialError`."""
     key = read_key(credential)
-    if key.type == "application_default":
-        return await trio.to_thread.run_sync(_ambient, abandon_on_cancel=True, limiter=services.threads)
     assertion = await trio.to_thread.run_sync(_sign, key, int(time.time()), limiter=services.threads)
     return await request_token(services, key.token_uri or TOKEN_URI, {"grant_type": GRANT, "assertion": assertion})
 
@@ -73,20 +69,3 @@ def _sign(key: Key, now: int) -> str:
         "exp": now + LIFETIME_S,
     }
     return jwt.encode(signer, claims).decode()
-
-
-def _ambient() -> Token[str]:
-    """Application default credentials; blocks."""
-    import google.auth
-    from google.auth import exceptions
-    from google.auth.transport.requests import Request
-
-    try:
-        credentials, _ = google.auth.default(scopes=[SCOPE])
-        request = Request()
-        credentials.refresh(lambda *args, **more: request(*args, **{"timeout": TOKEN_TIMEOUT_S, **more}))
-    except exceptions.GoogleAuthError:
-        raise CredentialError("no application default credentials") from None
-    expiry = getattr(credentials, "expiry", None)
-    lifetime_s = LIFETIME_S if expiry is None else expiry.replace(tzinfo=UTC).timestamp() - time.time()
-    return Token(str(credentials.token), lifetime_s)

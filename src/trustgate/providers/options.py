@@ -20,6 +20,7 @@ Json = dict[str, Any]
 TEXT = "string"
 MAP = "map"
 
+_SAFE_IN_PATH = "/%:@!$&'()*+,;=-._~"
 _SAFE_IN_MODEL = "/:@!$&'()*+,;=-._~"
 
 
@@ -142,6 +143,13 @@ def model_in_path(model: str) -> str:
     return quote(model, safe=_SAFE_IN_MODEL)
 
 
+def host_label(text: str, name: str) -> str:
+    """`text` as one part of a host name, such as a region. Raises `RequestFault` for what could lead elsewhere."""
+    if not text.isascii() or not text.replace("-", "a").isalnum():
+        raise RequestFault(f"{name} {quoted(text)} cannot be part of a host name")
+    return text
+
+
 class Site(msgspec.Struct, frozen=True):
     """Where an account's requests go: `root` (scheme, host, port), the `path` before operations, a fixed `query`.
 
@@ -156,4 +164,4 @@ class Site(msgspec.Struct, frozen=True):
     @classmethod
     def of(cls, url: str, query: str = "", action: str = "") -> Site:
         parts = urlsplit(url)
-        return cls(f"{parts.scheme}://{parts.netloc.lower()}", parts.path, query, action)
+        return cls(f"{parts.scheme}://{parts.netloc.lower()}", quote(parts.path, safe=_SAFE_IN_PATH), query, action)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from urllib.parse import quote
+
 from trustgate.providers import gcp
 from trustgate.providers import options as opts
 from trustgate.providers.credentials import Account, Authorization, Bearer, authorize, need
@@ -40,11 +42,11 @@ def _site(account: Account, environ: Environ) -> Site:
         _check_options(options)
     except BadOptions as problem:
         raise RequestFault(str(problem)) from None
-    location = opts.text(options, "location").strip().lower()
+    location = opts.host_label(opts.text(options, "location").strip().lower(), "location")
     version = opts.text(options, "version").strip() or DEFAULT_VERSION
     host = "aiplatform.googleapis.com" if location == "global" else f"{location}-aiplatform.googleapis.com"
     base = opts.base_url("vertex", options, f"https://{host}/{version}", f"/{version}")
-    project = opts.text(options, "project").strip()
+    project = quote(opts.text(options, "project").strip(), safe=":")
     action = opts.text(options, "action").strip()
     return Site.of(f"{base}/projects/{project}/locations/{location}", action=action)
 
