@@ -386,6 +386,24 @@ class Policy(msgspec.Struct, omit_defaults=True, kw_only=True):
     updated_at: str
 
 
+class Change(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """One event of a gateway's history. `object` is what it left behind, as the API showed it then; `members` are the
+    ids of an event about links or deletions."""
+
+    version: int
+    time: str
+    command: str
+    event: str
+    actor: str = ""
+    actor_email: str = ""
+    tenant_id: str = ""
+    request_id: str = ""
+    source: str = ""
+    reason: str = ""
+    object: Any = None
+    members: Json = {}
+
+
 class Items(msgspec.Struct):
     """A list that is not paged."""
 

@@ -146,7 +146,7 @@ def etag(version: int) -> str:
 
 
 def versions_of(if_match: str | None) -> tuple[int, ...] | None:
-    """The versions that an If-Match header names, None when any will do; a tag that is none of ours names no version."""
+    """The versions that an If-Match header names, None when any will do. A tag of another form names none."""
     if if_match is None or if_match.strip() == "*":
         return None
     tags = [tag.strip().removeprefix("W/").strip('"') for tag in if_match.split(",")]

@@ -13,7 +13,7 @@ import msgspec
 
 from trustgate.admin import answers
 from trustgate.admin.exchange import Answer, Call
-from trustgate.admin.handlers import auths, catalogs, consumers, gateways, policies, registries, roles, system
+from trustgate.admin.handlers import auths, catalogs, consumers, gateways, history, policies, registries, roles, system
 from trustgate.domain import inputs
 
 Handler = Callable[[Call], Awaitable[Answer]]
@@ -144,6 +144,8 @@ OPERATIONS: tuple[Operation, ...] = (
         body=inputs.GatewayUpdate, answer=answers.Gateway, errors=(400, 404, 409, 422)),
     _op("DELETE", f"{GATEWAYS}/{{id}}", gateways.delete, "gateway", "Delete a gateway with all it holds", "gateways",
         status=204, errors=(400, 404, 409)),
+    _op("GET", f"{GW}/history", history.list_all, "within", "List who changed what, newest first", "gateways",
+        listed=answers.Change, query=PAGING, errors=(422,)),
     # Registries
     _op("POST", f"{GW}/registries", registries.create, "within", "Create a registry", "registries", status=201,
         body=inputs.RegistryCreate, answer=answers.Registry, errors=(409, 422)),

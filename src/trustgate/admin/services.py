@@ -13,6 +13,7 @@ import msgspec
 
 from trustgate.domain.decision import Catalog
 from trustgate.domain.entities import Registry
+from trustgate.domain.events import Event
 
 Json = dict[str, Any]
 
@@ -78,6 +79,10 @@ async def _no_connections(scope: str | None, tenant: str | None) -> Sequence[Jso
     return []
 
 
+async def _no_history(gateway_id: str, after_version: int, limit: int) -> Sequence[tuple[int, Event]]:
+    return []
+
+
 async def _no_dependencies() -> Mapping[str, str]:
     return {}
 
@@ -138,6 +143,9 @@ class AdminServices(msgspec.Struct, kw_only=True):
 
     config_sync_connections: Callable[[str | None, str | None], Awaitable[Sequence[Json]]] = _no_connections
     """Connection rows for an exact scope (None = all) and a tenant (None = platform), ordered by scope, instance."""
+
+    history: Callable[[str, int, int], Awaitable[Sequence[tuple[int, Event]]]] = _no_history
+    """Events of a gateway's stream with their versions, oldest first: gateway id, after which version, how many."""
 
     readiness: Callable[[], Awaitable[Mapping[str, str]]] = _no_dependencies
     """Dependency name to `ok` or `unavailable` (spec 06 §5.1); bounded to 2 s by the caller."""
