@@ -2,14 +2,13 @@
 
     python ops/bench/store.py [--gateways 1000] [--consumers 100] [--commands 1000] [--backend sqlite postgres]
 
-PostgreSQL is a private server of `tests.services` unless TEST_POSTGRES_DSN names one.
+PostgreSQL is a private server of `tests.services`.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import pathlib
 import resource
 import subprocess
@@ -24,15 +23,16 @@ import trio
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from tests import services
-from tests.actors import world
-from trustgate.actors import ControlPlane, Follower
-from trustgate.actors import projection as pj
-from trustgate.domain import events as ev
-from trustgate.domain.decide import EMPTY, Context, decide
-from trustgate.domain.directory import DirectoryState
-from trustgate.domain.entities import GatewayState
-from trustgate.store import DIRECTORY, EventStore, PostgresConfig, Snapshot, StreamWrite, gateway_stream, open_store
+from tests import services  # noqa: E402
+from tests.actors import world  # noqa: E402
+
+from trustgate.actors import ControlPlane, Follower  # noqa: E402
+from trustgate.actors import projection as pj  # noqa: E402
+from trustgate.domain import events as ev  # noqa: E402
+from trustgate.domain.decide import EMPTY, Context, decide  # noqa: E402
+from trustgate.domain.directory import DirectoryState  # noqa: E402
+from trustgate.domain.entities import GatewayState  # noqa: E402
+from trustgate.store import DIRECTORY, EventStore, PostgresConfig, Snapshot, StreamWrite, gateway_stream, open_store  # noqa: E402
 
 Row = tuple[str, str]
 
@@ -176,13 +176,16 @@ async def start(target: world.Target) -> None:
 def measure(backend: str, options: argparse.Namespace) -> list[Row]:
     with contextlib.ExitStack() as stack:
         if backend == "postgres":
-            target = os.environ.get("TEST_POSTGRES_DSN") or stack.enter_context(services.run_postgres())
+            target = stack.enter_context(services.run_postgres())
         else:
             target = str(pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory())) / "trustgate.db")
         rows = trio.run(commands, target_of(target), options.commands)
         rows += trio.run(delays, target_of(target), options.commands // 2)
         if backend == "sqlite":
             target = str(pathlib.Path(target).with_name("large.db"))
+        else:
+            services.create_database(target, "large")
+            target = target.rsplit("/", 1)[0] + "/large"
         filled = time.perf_counter()
         trio.run(fill, target_of(target), options.gateways, options.consumers)
         rows.append(("filling the store, s", f"{time.perf_counter() - filled:.1f}"))

@@ -329,3 +329,18 @@ async def test_a_callback_that_fails_does_not_stop_the_others(target: Target) ->
         await admin.control.execute(world.create_gateway(second, "two"))
         assert told == [first, second]
         nursery.cancel_scope.cancel()
+
+
+async def test_history_shows_every_event_and_every_former_state(target: Target) -> None:
+    gateway_id = world.new_id()
+    async with process(target, proxy=False) as admin:
+        states = [(await admin.control.execute(world.create_gateway(gateway_id, "one"))).after]
+        for number in range(3):
+            states.append((await admin.control.execute(world.create_consumer(gateway_id, f"c{number}"))).after)
+        await admin.control.execute(world.delete_gateway(gateway_id))
+        history = await admin.control.history(gateway_id)
+        assert [entry.version for entry in history] == list(range(1, len(history) + 1))
+        assert [entry.position for entry in history] == sorted(entry.position for entry in history)
+        assert history[0].event.command == "CreateGateway" and history[0].event.meta.actor == "test"
+        assert [await admin.control.state_at(gateway_id, state.version) for state in states] == states
+        assert len(await admin.control.history(gateway_id, after_version=2, limit=1)) == 1

@@ -14,6 +14,7 @@ from tests.actors.world import KEY, AnyCatalog, Target
 from tests.store.relay import relay
 
 from trustgate.actors import ControlPlane, Follower
+from trustgate.actors.projection import SNAPSHOT_SCHEMA
 from trustgate.domain import events as ev
 from trustgate.store import (
     PostgresConfig,
@@ -24,7 +25,7 @@ from trustgate.store import (
     open_store,
 )
 
-SNAPSHOT = Snapshot("", 1, 1, b"damaged")
+SNAPSHOT = Snapshot("", 1, SNAPSHOT_SCHEMA, b"damaged")
 NEWER = b'{"v":99,"meta":{},"command":"Later","data":{"type":"FromTheFuture"}}'
 
 

@@ -11,6 +11,7 @@ import trio
 from trustgate.store import (
     DIRECTORY,
     EventStore,
+    NewerStore,
     PostgresConfig,
     Snapshot,
     StreamWrite,
@@ -238,3 +239,17 @@ async def test_several_processes_may_start_on_an_empty_store_together(target: Ta
         for _ in range(4):
             nursery.start_soon(start)
     assert opened == 4
+
+
+async def test_a_snapshot_of_another_schema_replaces_one_that_cannot_be_used(store: EventStore) -> None:
+    await store.put_snapshot(Snapshot("gateway:a", 9, 1, b"other"))
+    await store.put_snapshot(Snapshot("gateway:a", 3, 2, b"usable"))
+    assert await store.snapshots(["gateway:a"]) == [Snapshot("gateway:a", 3, 2, b"usable")]
+
+
+async def test_a_store_that_newer_code_changed_is_not_opened(target: Target) -> None:
+    async with open_store(target, KEY) as store:
+        await store._run(store._backend._write, "INSERT INTO trustgate_py_migrations VALUES ('0099_later', 0)")  # type: ignore[attr-defined]
+    with pytest.raises(NewerStore, match="0099_later"):
+        async with open_store(target, KEY):
+            pass

@@ -4,8 +4,8 @@ What lives here: mailbox, supervision, gateway actors, the follower, the barrier
 must not: rules of configuration (`domain`), SQL (`store`), HTTP.
 """
 
-from trustgate.actors.control import ControlPlane, Executed
+from trustgate.actors.control import ControlPlane, Entry, Executed
 from trustgate.actors.follower import Follower
 from trustgate.actors.mailbox import Mailbox, MailboxFull
 
-__all__ = ["ControlPlane", "Executed", "Follower", "Mailbox", "MailboxFull"]
+__all__ = ["ControlPlane", "Entry", "Executed", "Follower", "Mailbox", "MailboxFull"]

@@ -20,10 +20,12 @@ from trustgate.actors.follower import Follower
 from trustgate.actors.gateway import Committed, Desk, GatewayActor
 from trustgate.actors.mailbox import MailboxClosed, MailboxFull, MailboxStatistics, Question
 from trustgate.actors.supervisor import supervise
+from trustgate.domain import events as ev
 from trustgate.domain.commands import Command, gateway_of
 from trustgate.domain.decision import Catalog, Context
 from trustgate.domain.directory import DirectoryState
 from trustgate.domain.entities import GatewayState
+from trustgate.domain.evolve import fold
 from trustgate.store import DIRECTORY, EventStore, StoreError, StoreUnavailable, gateway_stream
 from trustgate.store import gateway_of as gateway_of_stream
 
@@ -43,6 +45,14 @@ class Executed(msgspec.Struct, frozen=True):
     after: GatewayState
     position: int
     applied: bool
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """One event of a gateway's history: its version in the gateway's stream, its position in the whole log."""
+
+    version: int
+    position: int
+    event: ev.Event
 
 
 class ControlPlane:
@@ -157,6 +167,16 @@ class ControlPlane:
         """The gateway that an object (`registry`, `consumer`, `auth`, `policy`, `role`) belongs to."""
         await self._refresh()
         return self.follower.projection.owner(kind, id_)
+
+    async def history(self, gateway_id: str, after_version: int = 0, limit: int | None = None) -> list[Entry]:
+        """The events of a gateway in order, also of a deleted one. Unlike other reads, it needs the store."""
+        recorded = await self._store.read(gateway_stream(gateway_id), after_version, limit)
+        return [Entry(one.version, one.position, event) for one, event in pj.decoded(recorded)]
+
+    async def state_at(self, gateway_id: str, version: int) -> GatewayState:
+        """The state of a gateway after its first `version` events. Secrets replaced since are gone for good."""
+        recorded = await self._store.read(gateway_stream(gateway_id), 0, version)
+        return fold(event for _, event in pj.decoded(recorded))
 
     async def reveal(self, ref: str) -> str:
         """A secret in clear. Raises KeyError when it was erased."""

@@ -91,7 +91,7 @@ class Follower:
         if self.plane_id is not None:
             await self._store.put_plane(self.plane_id, self.position, LEASE_S)
         try:
-            await self._read_on()
+            await self._read_on(always=True)
             task_status.started()
             await supervise("follower", self._follow)
         finally:
@@ -157,7 +157,6 @@ class Follower:
             names = [head.stream for head in chunk if head.snapshot_version]
             snapshots = {one.stream: one for one in await self._store.snapshots(names)}
             for head in chunk:
-                self.snapshot_versions[head.stream] = head.snapshot_version
                 snapshot = snapshots.get(head.stream)
                 if head.stream == DIRECTORY:
                     self.projection.directory = pj.directory_from(snapshot)
@@ -168,6 +167,7 @@ class Follower:
                     known = state.version
                 else:
                     continue
+                self.snapshot_versions[head.stream] = known
                 if known < head.version:
                     tail = await self._store.read(head.stream, known)
                     change = self.projection.change(pj.decoded(tail))
@@ -187,7 +187,7 @@ class Follower:
             try:
                 due = trio.current_time() >= beat_at + HEARTBEAT_S
                 if due or self._store.known_head > self.position:
-                    await self._read_on()
+                    await self._read_on(always=due)
                 if self.plane_id is not None and (due or self._untold):
                     self._untold = False
                     await self._store.put_plane(self.plane_id, self.position, LEASE_S)
@@ -206,8 +206,10 @@ class Follower:
                 await trio.sleep(0.002)
             await self._store.wait(self.position, max(0.0, beat_at + HEARTBEAT_S - trio.current_time()))
 
-    async def _read_on(self) -> None:
+    async def _read_on(self, *, always: bool) -> None:
         async with self._lock:
+            if not always and self._store.known_head <= self.position:
+                return  # Applied by whoever had the lock before.
             covered = self._asked
             await self._read_on_locked()
             self._served = max(self._served, covered)

@@ -6,6 +6,7 @@ the follower's business. An event that is already part of a state is skipped by 
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable, Sequence
 
 import msgspec
@@ -16,8 +17,13 @@ from trustgate.domain.entities import GatewayState
 from trustgate.domain.evolve import EMPTY, evolve
 from trustgate.store import DIRECTORY, Recorded, Snapshot, gateway_of
 
-SNAPSHOT_SCHEMA = 1
-"""Raise it when `GatewayState` or `DirectoryState` change so that old snapshots must not be used."""
+FOLD = 1
+"""Raise it when the same events fold to another state than before."""
+
+SNAPSHOT_SCHEMA = 0x7FFFFFFF & zlib.crc32(
+    msgspec.json.encode([FOLD, *msgspec.json.schema_components([GatewayState, DirectoryState])], order="sorted")
+)
+"""Names the exact shape of the states in snapshots: one that was written by other code is not used."""
 
 SNAPSHOT_EVERY = 64
 """Events after which a stream's snapshot is renewed, or a quarter of its objects if that is more."""

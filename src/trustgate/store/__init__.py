@@ -4,7 +4,7 @@ What lives here: storage on the `eventsourcing` library's recorders (SQLite, Pos
 events; they are bytes in this room.
 """
 
-from trustgate.store.errors import StoreError, StoreUnavailable, VersionConflict, WrongSecretKey
+from trustgate.store.errors import NewerStore, StoreError, StoreUnavailable, VersionConflict, WrongSecretKey
 from trustgate.store.eventstore import EventStore, News, open_store
 from trustgate.store.model import (
     DIRECTORY,
@@ -25,6 +25,7 @@ __all__ = [
     "Appended",
     "EventStore",
     "Head",
+    "NewerStore",
     "News",
     "Plane",
     "PostgresConfig",

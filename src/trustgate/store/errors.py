@@ -36,6 +36,16 @@ class WrongSecretKey(StoreError):
     """Secrets of this store were encrypted with another SERVER_SECRET_KEY than those given."""
 
 
+class NewerStore(StoreError):
+    """The tables were changed by a newer version of TrustGate."""
+
+    def __init__(self, migrations: list[str]) -> None:
+        super().__init__(
+            f"this event store was upgraded by a newer version of TrustGate ({', '.join(migrations)}): start that"
+            " version, or restore a backup from before the upgrade; nothing was changed"
+        )
+
+
 @contextmanager
 def translated() -> Iterator[None]:
     """Database errors come out as `StoreUnavailable`; mistakes of ours (bad SQL) come out as they are."""

@@ -150,6 +150,7 @@ class PostgresBackend(Tables[PostgresDatastore]):
             with self.datastore.transaction(commit=True) as cursor:
                 for statement in CREATE:
                     cursor.execute(POSTGRES.sql(statement).encode())
+            self.check_ledger()
 
     def close(self) -> None:
         with contextlib.suppress(AttributeError):

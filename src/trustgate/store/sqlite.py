@@ -83,6 +83,7 @@ class SQLiteBackend(Tables[FileDatastore]):
         self._leases = FileDatastore(uri, "NORMAL")
         self.recorder = LogRecorder(self.datastore)
         self.recorder.create_table()
+        self.check_ledger()
 
     def close(self) -> None:
         self.datastore.close()

@@ -13,7 +13,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
 
-from trustgate.store.errors import VersionConflict
+from trustgate.store.errors import NewerStore, VersionConflict
 from trustgate.store.model import Head, Plane, Sealed, Snapshot, StreamWrite, SyncConnection
 
 EVENTS = "tg_events"
@@ -35,7 +35,13 @@ class Dialect(msgspec.Struct, frozen=True):
         return statement.replace("?", self.placeholder)
 
 
+MIGRATIONS = ("0001_event_store",)
+"""What this code has made of the tables, in order. A later change of a table is a new entry with its statements."""
+
+LEDGER = "trustgate_py_migrations"
+
 CREATE = (
+    f"CREATE TABLE IF NOT EXISTS {LEDGER} (id TEXT PRIMARY KEY, applied_at {{real}} NOT NULL)",
     "CREATE TABLE IF NOT EXISTS tg_streams (stream TEXT PRIMARY KEY, version BIGINT NOT NULL)",
     "CREATE TABLE IF NOT EXISTS tg_snapshots (stream TEXT PRIMARY KEY, version BIGINT NOT NULL,"
     " schema_version INTEGER NOT NULL, state {blob} NOT NULL)",
@@ -115,6 +121,16 @@ class Tables(Generic[D]):
         for ref in forget:
             cursor.execute(self.dialect.sql("DELETE FROM tg_vault WHERE ref = ?"), (ref,))
 
+    # The ledger of migrations
+
+    def check_ledger(self) -> None:
+        """Enter what was made of the tables. Raises `NewerStore` when newer code has been here."""
+        for migration in MIGRATIONS:
+            self._write(f"INSERT INTO {LEDGER} VALUES (?, {{now}}) ON CONFLICT DO NOTHING", (migration,))
+        known = {row["id"] for row in self._read(f"SELECT id FROM {LEDGER}")}
+        if unknown := sorted(known.difference(MIGRATIONS)):
+            raise NewerStore(unknown)
+
     # Stream heads and snapshots
 
     def heads(self) -> list[Head]:
@@ -134,13 +150,13 @@ class Tables(Generic[D]):
         return found
 
     def put_snapshot(self, snapshot: Snapshot) -> None:
-        """Keep a snapshot unless a newer one of a schema at least as new is there."""
+        """Keep a snapshot unless a newer one of the same schema is there."""
         self._write(
             "INSERT INTO tg_snapshots (stream, version, schema_version, state) VALUES (?, ?, ?, ?)"
             " ON CONFLICT (stream) DO UPDATE SET version = excluded.version,"
             " schema_version = excluded.schema_version, state = excluded.state"
             " WHERE excluded.version >= tg_snapshots.version"
-            " AND excluded.schema_version >= tg_snapshots.schema_version",
+            " OR excluded.schema_version <> tg_snapshots.schema_version",
             (snapshot.stream, snapshot.version, snapshot.schema, snapshot.state),
         )
 
