@@ -93,6 +93,7 @@ ACCEPTED = [
     {"oauth2": PAIR | {"required_scopes": [" read "], "client_secret": "oauth-secret-1"}},
     {"oidc": OIDC | {"public_keys": ["pem"], "jwks_url": ""}},
     {"mtls": {"ca_cert": certificate(), "allowed_common_names": ["cn"]}},
+    {"mtls": {"ca_cert": "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----"}},
 ]
 
 
