@@ -399,6 +399,13 @@ def test_a_connection_test_of_a_stored_registry_uses_its_secret_and_shows_nothin
     assert plane.probed[-1].auth["aws"]["secret_access_key"] == "plain-secret-key"
 
 
+def test_a_stored_secret_that_is_gone_is_an_internal_error(plane: Plane, client: Client, gateway: str) -> None:
+    registry = aws_registry(client, gateway)
+    plane.control.vault.clear()
+    answer = client("POST", f"/v1/gateways/{gateway}/registries/test-connection", {"registry_id": registry})
+    assert (answer.status, answer.json) == (500, {"error": "internal_error"})
+
+
 def test_tools_are_listed_with_the_registrys_credentials(plane: Plane, client: Client, gateway: str) -> None:
     target = {"url": "https://mcp.example/x", "auth": {"mode": "static", "header": "X-Key", "value": "plain-value-1"}}
     body = {"name": "m", "type": "MCP", "mcp_target": target}

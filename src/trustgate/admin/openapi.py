@@ -30,6 +30,7 @@ DESCRIPTION = """Configuration of gateways. Every write is one command, decided 
 - Secrets are shown masked; sending a masked value back keeps the stored secret.
 - `ETag` is the gateway's version; `If-Match` refuses a write (412) when the gateway has changed since.
 - `X-AG-Change-Reason` is kept with the change; `X-AG-Config-Applied` says whether every live data plane has it.
+- `/v1/gateways/{gateway_id}/history` lists who changed what, and why.
 """
 
 PARAMETERS: dict[str, str] = {

@@ -5,6 +5,7 @@ What lives here: the server's settings and its start. What must not: the applica
 
 from __future__ import annotations
 
+import logging
 import socket
 from collections.abc import Awaitable, Callable
 
@@ -14,6 +15,9 @@ from hypercorn.config import Config, Sockets
 from hypercorn.trio.run import worker_serve
 from hypercorn.typing import ASGIFramework
 from hypercorn.utils import wrap_app
+
+SERVER_LOG = logging.getLogger("trustgate.admin.server")
+SERVER_LOG.setLevel(logging.WARNING)  # the server announces itself at INFO
 
 HEAD_SLACK_BYTES = 96 * 1024
 """A head up to this far above the limit reaches the application, which refuses it with a text; beyond, 431 is bare."""
@@ -46,7 +50,7 @@ async def serve(
     config.include_date_header = False
     config.include_server_header = False
     config.accesslog = None
-    config.errorlog = None
+    config.errorlog = SERVER_LOG
     config.keep_alive_timeout = settings.idle_timeout_s
     config.keep_alive_max_requests = 1_000_000_000
     config.h11_max_incomplete_size = settings.max_head_bytes + HEAD_SLACK_BYTES
