@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.wire.peers import echo, serving
+from trustgate.wire import request_head
 from trustgate.wire.chunked import ChunkedDecoder
-from trustgate.wire.request_head import Refused, RequestHead, check_incomplete, parse
+from trustgate.wire.request_head import Refused, RequestHead, check_incomplete
 
 HOST = b"Host: h\r\n"
 
@@ -78,6 +79,11 @@ REFUSED: dict[str, tuple[bytes, int]] = {
     "a TLS hello": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400),
     "unknown expectation": (b"POST / HTTP/1.1\r\n" + HOST + b"Expect: magic\r\nContent-Length: 1\r\n\r\na", 417),
 }
+
+
+def parse(data: bytes) -> RequestHead:
+    return request_head.parse(data, data.index(b"\r\n\r\n"))
+
 
 CHUNKED = b"POST / HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n"
 BROKEN_CHUNKS: dict[str, bytes] = {
@@ -193,7 +199,6 @@ def test_every_valid_head_is_read_back_exactly(headers: list[tuple[bytes, bytes]
     data = b"PUT /p HTTP/1.1\r\nhost: h\r\n" + lines + b"\r\n"
     head = parse(data + rest)
     assert head.headers == [(b"host", b"h"), *headers]
-    assert head.end == len(data)
 
 
 @given(st.lists(st.binary(min_size=1, max_size=50), max_size=10), st.data())

@@ -241,6 +241,7 @@ class Pool:
         context = tls_context(self.config.ca_file, verify=self.config.verify_tls)
         environment = os.environ if self.config.environment is None else self.config.environment
         proxies = Proxies.from_environment(environment) if self.config.use_proxies else Proxies()
+        self._limit = self.config.max_connections_per_origin
         self._dialer = Dialer(tls=context, proxies=proxies, dns_ttl_s=self.config.dns_ttl_s)
         self._origins: dict[Origin, _OriginPool] = {}
         self._active: set[Upstream] = set()
@@ -306,8 +307,13 @@ class Pool:
         total_deadline = NEVER if deadlines.total_s is None else start + deadlines.total_s
         fresh = False
         while True:
-            connection = await self._checkout(pool, deadlines, total_deadline, fresh=fresh)
-            sent_at = monotonic()
+            connection = None if fresh or pool.busy >= self._limit else self._take_idle(pool)
+            if connection is None:
+                connection = await self._checkout(pool, deadlines, total_deadline, fresh=fresh)
+                sent_at = monotonic()
+            else:
+                pool.busy += 1
+                sent_at = start
             connection.total_deadline = total_deadline
             connection.deadline = min(sent_at + deadlines.first_byte_s, total_deadline)
             try:
@@ -327,20 +333,26 @@ class Pool:
             connection.deadline = total_deadline
             return Response(self, pool, connection, deadlines.between_s)
 
-    async def _checkout(
-        self, pool: _OriginPool, deadlines: Deadlines, total_deadline: float, *, fresh: bool
-    ) -> Upstream:
-        if pool.busy >= self.config.max_connections_per_origin:
-            await self._wait_for_turn(pool, deadlines, total_deadline)
-        else:
-            pool.busy += 1
-        while pool.idle and not fresh:
+    def _take_idle(self, pool: _OriginPool) -> Upstream | None:
+        while pool.idle:
             connection = pool.idle.pop()
             if connection.channel.quiet:
                 self._reused += 1
                 self._active.add(connection)
                 return connection
             connection.close()  # closed by the peer a moment ago, or it spoke out of turn
+        return None
+
+    async def _checkout(
+        self, pool: _OriginPool, deadlines: Deadlines, total_deadline: float, *, fresh: bool
+    ) -> Upstream:
+        if pool.busy >= self._limit:
+            await self._wait_for_turn(pool, deadlines, total_deadline)
+        else:
+            pool.busy += 1
+        connection = None if fresh else self._take_idle(pool)
+        if connection is not None:
+            return connection
         try:
             limit = min(deadlines.connect_s, total_deadline - monotonic())
             try:

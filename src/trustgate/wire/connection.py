@@ -68,7 +68,7 @@ class Connection:
         self._scope = trio.CancelScope()
         self._timed_out = False
         self._gone = False
-        self._data = b""
+        self._data: bytes = b""  # received, not yet consumed
         self._address = _local_address(channel.sock)
         # The request being answered.
         self._body = b""
@@ -160,8 +160,8 @@ class Connection:
                 data = data[2:]
             end = data.find(b"\r\n\r\n", searched)
             if 0 <= end <= self._config.max_head_bytes:
-                head = request_head.parse(data)
-                self._data = data[head.end :]
+                head = request_head.parse(data, end)
+                self._data = data[end + 4 :]
                 return head
             if end >= 0 or len(data) > self._config.max_head_bytes:
                 raise Refused(431, "Request Header Fields Too Large")

@@ -1,4 +1,4 @@
-"""Request heads, sans-IO: the strict grammar of RFC 9112 as one regular expression, and the framing rules of its §6.
+"""Request heads, sans-IO: the strict grammar of RFC 9112 as two regular expressions, and the framing rules of its §6.
 
 Strict by construction: bare LF, obs-fold, space before the colon, control bytes and unknown versions do not match.
 Refusals carry one of a few fixed texts and never a byte of the input. Nothing here reads bodies.
@@ -14,17 +14,18 @@ METHODS: Final = frozenset(
 )
 
 _TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
-_HEAD: Final = re.compile(
-    rb"("
-    + _TOKEN
-    + rb"++) ([\x21-\x7e\x80-\xff]++) HTTP/1\.([01])\r\n((?:"
-    + _TOKEN
-    + rb"++:[\t\x20-\x7e\x80-\xff]*+\r\n)*+)\r\n"
-)
-_FIELD: Final = re.compile(rb"([^:]++):([^\r]*+)\r\n")
-_VERSION_LINE: Final = re.compile(_TOKEN + rb"++ [\x21-\x7e\x80-\xff]++ HTTP/\d(?:\.\d)?\r\n")
+_REQUEST_LINE: Final = re.compile(rb"(" + _TOKEN + rb"++) ([\x21-\x7e\x80-\xff]++) HTTP/1\.([01])")
+_FIELD: Final = re.compile(rb"(" + _TOKEN + rb"++):([\t\x20-\x7e\x80-\xff]*+)")
+_VERSION_LINE: Final = re.compile(_TOKEN + rb"++ [\x21-\x7e\x80-\xff]++ HTTP/\d(?:\.\d)?")
 _PLAUSIBLE_START: Final = re.compile(_TOKEN + rb"++(?: |\Z)")
 _SINGLE: Final = (b"host", b"content-length", b"transfer-encoding")
+
+# Lines that clients repeat with every request are parsed once. Never a header that may carry a credential.
+_REPEATED: Final = frozenset(
+    {b"host", b"user-agent", b"accept", b"accept-encoding", b"connection", b"content-type", b"content-length"}
+)
+_MAX_KNOWN_LINES: Final = 4096
+_known_lines: dict[bytes, tuple[bytes, bytes]] = {}
 
 Field = tuple[bytes, bytes]
 
@@ -48,8 +49,6 @@ class RequestHead(msgspec.Struct, gc=False):
     length: int | None
     keep_alive: bool
     expects_continue: bool
-    end: int
-    """Offset of the first byte after the head."""
 
 
 def bad_request(text: str = "Bad Request") -> Refused:
@@ -68,18 +67,20 @@ def check_incomplete(data: bytes, checked: int) -> None:
         raise bad_request()
 
 
-def parse(data: bytes) -> RequestHead:
-    """Parse the head at the start of `data`, which must contain the blank line that ends it."""
-    match = _HEAD.match(data)
+def parse(data: bytes, end: int) -> RequestHead:
+    """Parse the head at the start of `data`; `end` is the offset of the CRLF CRLF that ends it."""
+    lines = data[:end].split(b"\r\n")
+    match = _REQUEST_LINE.fullmatch(lines[0])
     if match is None:
-        version = _VERSION_LINE.match(data)
+        version = _VERSION_LINE.fullmatch(lines[0])
         if version is not None and b" HTTP/1." not in version[0]:
             raise Refused(505, "HTTP Version Not Supported")
         raise bad_request()
-    method, target, minor, block = match.groups()
+    method, target, minor = match.groups()
     if method not in METHODS:
         raise bad_request("Invalid http method")
-    headers = [(name.lower(), value.strip(b" \t")) for name, value in _FIELD.findall(block)]
+    known = _known_lines
+    headers = [known.get(line) or _field(line) for line in lines[1:]]
     fields = dict(headers)
     if len(fields) != len(headers):
         _check_duplicates(headers)
@@ -97,8 +98,17 @@ def parse(data: bytes) -> RequestHead:
         length=_body_length(fields, http_10),
         keep_alive=not http_10 and (connection is None or b"close" not in connection.lower()),
         expects_continue=b"expect" in fields and _expects_continue(fields[b"expect"], http_10),
-        end=match.end(),
     )
+
+
+def _field(line: bytes) -> Field:
+    match = _FIELD.fullmatch(line)
+    if match is None:
+        raise bad_request()
+    field = (match[1].lower(), match[2].strip(b" \t"))
+    if field[0] in _REPEATED and len(line) < 128 and len(_known_lines) < _MAX_KNOWN_LINES:
+        _known_lines[line] = field
+    return field
 
 
 def _check_duplicates(headers: list[Field]) -> None:
