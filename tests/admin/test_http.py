@@ -60,7 +60,7 @@ class Plane:
     async def tools(self, registry: Registry) -> Sequence[dict[str, Any]]:
         self.listed.append(registry)
         if self.unreachable:
-            raise UpstreamUnavailable(self.unreachable)
+            raise ExceptionGroup("of a nursery", [UpstreamUnavailable(self.unreachable)])
         return [{"name": "search", "annotations": {"x": 1}}]
 
     async def list_models(self, provider: str | None, registry: Registry | None) -> Sequence[dict[str, Any]]:

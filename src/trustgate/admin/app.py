@@ -82,8 +82,9 @@ class AdminApp(QuartTrio):
         try:
             answer = await self._answer(request, path, headers, identifier)
         except Exception as raised:
-            failure, answer = raised, failed(raised)
-            _log_failure(raised, answer.status, request.method, path, identifier)
+            failure = _sole(raised)
+            answer = failed(failure)
+            _log_failure(failure, answer.status, request.method, path, identifier)
         if self._services.access_log is not None:
             self._services.access_log.record(
                 status=answer.status,
@@ -145,6 +146,13 @@ def _raw_path(scope: Any) -> str:
 
 def _head_size(scope: Any) -> int:
     return sum(len(name) + len(value) + 4 for name, value in scope["headers"])
+
+
+def _sole(failure: Exception) -> Exception:
+    """What a nursery has wrapped, where it is one thing."""
+    while isinstance(failure, ExceptionGroup) and len(failure.exceptions) == 1:
+        failure = failure.exceptions[0]
+    return failure
 
 
 def failed(failure: Exception) -> Answer:
