@@ -9,6 +9,9 @@ from __future__ import annotations
 import hashlib
 from typing import Any, cast
 
+import msgspec
+from msgspec import Raw, Struct
+
 from . import json
 from .errors import DecodeError
 
@@ -30,13 +33,66 @@ def normalise(wire: str, body: bytes) -> bytes:
     if b"tool" not in body and not (wire == "groq" and b"function=" in body) and b"\\u" not in body:
         return body
     try:
-        request = json.object_tree(body)
+        request = _needs_correction(wire, body)
     except DecodeError:
+        return body
+    if request is None:
         return body
     changed = _complete_calls(request) | _complete_schemas(request)
     if wire == "groq":
         changed |= _for_groq(request)
     return json.encode(request) if changed else body
+
+
+class _GlanceFunction(Struct):
+    parameters: Raw = Raw()
+
+
+class _GlanceTool(Struct):
+    function: _GlanceFunction | None = None
+
+
+class _GlanceCall(Struct):
+    type: str | None = None
+
+
+class _GlanceMessage(Struct):
+    tool_calls: list[_GlanceCall] | None = None
+
+
+class _Glance(Struct):
+    """Just enough of a request to see that nothing has to be corrected."""
+
+    messages: list[_GlanceMessage] | None = None
+    tools: list[_GlanceTool] | None = None
+
+
+_decode_glance = msgspec.json.Decoder(_Glance).decode
+
+
+def _nothing_missing(request: _Glance) -> bool:
+    for message in request.messages or ():
+        for call in message.tool_calls or ():
+            if not call.type:
+                return False
+    for tool in request.tools or ():
+        if tool.function is None:
+            continue
+        schema = bytes(tool.function.parameters)
+        if schema in (b"null", b'""') or not schema[1:-1].strip():
+            return False
+    return True
+
+
+def _needs_correction(wire: str, body: bytes) -> dict[str, Any] | None:
+    """The request as a tree, None when a glance shows that it is complete. Raises `DecodeError`."""
+    if wire != "groq":
+        try:
+            if _nothing_missing(json.decode_with(_decode_glance, body)):
+                return None
+        except DecodeError:
+            pass  # members of unusual types: the tree tells what can be corrected
+    return json.object_tree(body)
 
 
 def openai_shaped(wire: str, body: bytes) -> bytes:

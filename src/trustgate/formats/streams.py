@@ -18,7 +18,7 @@ from .translate import same_wire
 MAX_LINE = 2 * 1024 * 1024
 MAX_TEXT = 8 * 1024 * 1024
 FAILURE = UpstreamError("upstream stream terminated unexpectedly", "upstream_error")
-_KEEP_RAW = 256 * 1024
+_KEEP_RAW = 1024 * 1024
 _OPENAI_CLIENTS = frozenset({"openai"})
 _OPENAI_WIRE = frozenset({"openai", "azure", "groq", "deepseek", "xai", "openrouter", "mistral"})
 # What makes a line of each dialect worth decoding when it is relayed verbatim.
@@ -41,14 +41,16 @@ class StreamRelay:
     """One streamed answer. Feed upstream body bytes in any chunking; send what comes back to the client.
 
     `observed` holds what accounting needs as far as it was seen, `done` whether the upstream's terminator was seen,
-    `error` the first error event, `text` the assistant's text so far (at most 8 MiB; decoded when it is read).
+    `error` the first error event, `text` the assistant's text so far (at most 8 MiB; decoded when it is read, empty
+    when `collect` is off).
     """
 
-    def __init__(self, client: str, wire: str) -> None:
+    def __init__(self, client: str, wire: str, *, collect: bool = True) -> None:
         self.observed = Observed()
         self.done = False
         self.error: UpstreamError | None = None
         self._client = client
+        self._collect = collect
         self._closed = False  # nothing more goes to the client
         self._rest = b""  # the line that has not ended yet
         self._decoder: StreamDecoder = CODECS[wire].stream_decoder()
@@ -57,6 +59,9 @@ class StreamRelay:
         self._encoder: StreamEncoder | None = None
         self._raw: list[bytes] = []  # relayed verbatim, not yet read for its text
         self._raw_size = 0
+        # A quiet event: what stands before and after its text, and its quotation marks. One that differs in the text
+        # alone needs no further look, as a text without quotation marks and line breaks cannot end early.
+        self._head, self._tail, self._quotes, self._breaks = b"", b"", -1, 0
         self._last = b""  # the end of what was relayed verbatim
         self._any_chunk = False
         self._openai_client = client in _OPENAI_CLIENTS
@@ -73,21 +78,30 @@ class StreamRelay:
             return b""
         if self._rest:
             data = self._rest + data
-        end = data.rfind(b"\n") + 1
-        if end == len(data):
+        if data.endswith(b"\n"):
             self._rest = b""
         else:
+            end = data.rfind(b"\n") + 1
             self._rest = data[end:]
             if len(self._rest) > MAX_LINE:
                 raise LineTooLong(MAX_LINE)
             if not end:
                 return b""
             data = data[:end]
-        if self._encoder is None and not self._must_look(data):
-            self._raw.append(data)
-            self._raw_size += end
-            if self._raw_size > _KEEP_RAW:
-                self._read_raw()
+        if self._encoder is None and (
+            (
+                data.startswith(self._head)
+                and data.endswith(self._tail)
+                and data.count(b'"') == self._quotes
+                and data.count(b"\n") == self._breaks
+            )
+            or not self._must_look(data)
+        ):
+            if self._collect:
+                self._raw.append(data)
+                self._raw_size += len(data)
+                if self._raw_size > _KEEP_RAW:
+                    self._read_raw()
             self._last = data
             return data
         out = self._lines(data)
@@ -134,17 +148,33 @@ class StreamRelay:
 
     def _must_look(self, data: bytes) -> bool:
         """Whether lines of the data must be read one by one: something to account for, to merge, or to stop at."""
-        if len(data) > MAX_LINE or b"\r" in data or b"[DONE]" in data:
+        find, count = data.find, data.count
+        if len(data) > MAX_LINE or find(b"\r") >= 0 or find(b"[DONE]") >= 0:
             return True
         if self._openai_wire:
-            return (
+            if (
                 not self._any_chunk
-                or b'"tool_calls"' in data
-                or b'"error"' in data
-                or data.count(b'"finish_reason"') != data.count(b'"finish_reason":null')
-                or data.count(b'"usage"') != data.count(b'"usage":null')
-            )
-        return any(marker in data for marker in self._telling)
+                or find(b'"tool_calls"') >= 0
+                or find(b'"error"') >= 0
+                or count(b'"finish_reason"') != count(b'"finish_reason":null')
+                or count(b'"usage"') != count(b'"usage":null')
+            ):
+                return True
+        else:
+            for marker in self._telling:
+                if find(marker) >= 0:
+                    return True
+        self._learn(data)
+        return False
+
+    def _learn(self, data: bytes) -> None:
+        """Remembers the shape of a quiet event, so that the next one of that shape is known at a glance."""
+        key = b'"content":"' if self._openai_wire else b'"text":"'
+        start = data.find(key) + len(key)
+        end = data.find(b'"', start)
+        if start >= len(key) and end > 0 and data.count(b"\n\n") == 1 and data.endswith(b"\n\n"):
+            self._head, self._tail = data[:start], data[end:]
+            self._quotes, self._breaks = data.count(b'"'), data.count(b"\n")
 
     def _lines(self, data: bytes) -> bytes:
         out: list[bytes] = []
@@ -223,7 +253,7 @@ class StreamRelay:
             self.error = event.error
 
     def _keep(self, text: str) -> None:
-        if self._text_size < MAX_TEXT:
+        if self._collect and self._text_size < MAX_TEXT:
             self._texts.append(text)
             self._text_size += len(text)
 

@@ -23,7 +23,7 @@ _EMBEDDINGS = {
     "vertex_embed": (embeddings.to_vertex, embeddings.from_vertex),
 }
 _COUNTED = frozenset({"openai_embeddings", "cohere_embed", "cohere_rerank", "google_embed", "vertex_embed"})
-_ENCODING_FAULTS = (UnicodeError, RecursionError)
+_ENCODING_FAULTS = (UnicodeError, RecursionError, OverflowError)
 
 
 class Translated(Struct):
