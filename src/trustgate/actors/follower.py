@@ -29,6 +29,9 @@ LEASE_S = 5.0
 """A data plane that was silent for so long does not hold up writers any more."""
 
 CATCH_UP_TIMEOUT_S = 2.0
+READ_TIMEOUT_S = 5.0
+"""After so long without an answer to a read, the store counts as unavailable."""
+
 BATCH = 1000
 LOAD_CHUNK = 200
 
@@ -107,7 +110,11 @@ class Follower:
         """Apply everything that was committed before this call; whether that succeeded.
 
         Calls at the same time share one read. False: the store did not answer in `timeout_s`, or the log is unreadable.
+        While that is known to be so, at once: the follower itself keeps trying.
         """
+        if not self.connected:
+            await trio.lowlevel.checkpoint()
+            return False
         with trio.move_on_after(timeout_s):
             try:
                 await self.refresh()
@@ -216,7 +223,7 @@ class Follower:
 
     async def _read_on_locked(self) -> None:
         while True:
-            events = await self._store.read_all(self.position, BATCH)
+            events = await self._read_some()
             if events:
                 self._behind = events[-1].position - self.position
                 await self._apply(pj.decoded(events))
@@ -225,6 +232,11 @@ class Follower:
             if len(events) < BATCH:
                 break
         self._heard()
+
+    async def _read_some(self) -> list[Recorded]:
+        with trio.move_on_after(READ_TIMEOUT_S):
+            return await self._store.read_all(self.position, BATCH)
+        raise StoreUnavailable(f"the event store did not answer within {READ_TIMEOUT_S} s")
 
     def _heard(self) -> None:
         self.connected = True
