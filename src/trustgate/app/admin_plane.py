@@ -24,12 +24,17 @@ from trustgate.admin.services import (
 from trustgate.app.announce import Announcer
 from trustgate.app.parts import Parts
 from trustgate.app.readiness import Readiness
+from trustgate.domain import events
 from trustgate.domain.entities import Registry
+from trustgate.domain.events import Event
 from trustgate.policies import registry as policies
+from trustgate.providers.bedrock_models import BedrockAvailability
 from trustgate.providers.catalog import providers_catalog
 from trustgate.providers.probe import Inline, probe
 from trustgate.settings import Settings
 from trustgate.settings.secret_keys import parse_public_keys
+from trustgate.store import gateway_stream
+from trustgate.telemetry.logs import access_log
 
 Json = dict[str, Any]
 
@@ -97,14 +102,24 @@ def catalog_report(result: int | Exception) -> None:
 
 
 def admin_services(parts: Parts, readiness: Readiness) -> AdminServices:
+    bedrock = BedrockAvailability(parts.providers)
+
     async def list_models(provider: str | None, registry: Registry | None) -> Sequence[Json]:
-        return parts.models.items(provider or "")
+        rows = parts.models.items(provider or "")
+        target = registry.llm_target if registry is not None else None
+        if provider != "bedrock" or target is None or target.provider != "bedrock":
+            return rows
+        return await bedrock.filter(Inline(target.provider, target.provider_options, target.auth or {}), rows)
 
     async def test_connection(test: ConnectionTest) -> Json:
         return await probe(parts.providers, Inline(test.provider, test.provider_options, test.auth))
 
     async def registry_tools(registry: Registry) -> Sequence[Json]:
         raise UpstreamUnavailable("the MCP plane is not part of this build")
+
+    async def history(gateway_id: str, after_version: int, limit: int) -> list[tuple[int, Event]]:
+        recorded = await parts.store.read(gateway_stream(gateway_id), after_version, limit)
+        return [(one.version, events.decode(one.data, one.position)) for one in recorded]
 
     async def dependencies() -> Mapping[str, str]:
         return readiness.now()
@@ -119,5 +134,7 @@ def admin_services(parts: Parts, readiness: Readiness) -> AdminServices:
         mcp_servers_catalog=list,
         probe=test_connection,
         registry_tools=registry_tools,
+        history=history,
         readiness=dependencies,
+        access_log=access_log(),
     )

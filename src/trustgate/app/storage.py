@@ -105,5 +105,8 @@ def store_of(settings: Settings, planes: frozenset[str], key: str) -> AbstractAs
         connect_timeout_s=database.connect_timeout_s,
     )
     if database.login == "aws":
-        config = msgspec.structs.replace(config, password_source=aws_password_source(config))
+        try:
+            config = msgspec.structs.replace(config, password_source=aws_password_source(config))
+        except ValueError as error:
+            raise ConfigurationError.invalid(str(error)) from error
     return open_store(config, key, previous)
