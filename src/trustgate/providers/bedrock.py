@@ -29,8 +29,7 @@ def _site(account: Account, environ: Environ) -> Site:
 
 def _target(site: Site, operation: Operation) -> str:
     """The id, which may be an ARN, is one segment: every reserved character is encoded."""
-    if not operation.model:
-        raise RequestFault("request has no model")
+    opts.check_model_length(operation.model)
     if operation.model in (".", ".."):
         raise RequestFault(f"model {opts.quoted(operation.model)} cannot be part of a URL")
     action = "invoke-with-response-stream" if operation.stream else "invoke"

@@ -20,6 +20,8 @@ Json = dict[str, Any]
 TEXT = "string"
 MAP = "map"
 
+MAX_MODEL = 2048
+
 _SAFE_IN_PATH = "/%:@!$&'()*+,;=-._~"
 _SAFE_IN_MODEL = "/:@!$&'()*+,;=-._~"
 
@@ -129,13 +131,20 @@ def base_url(provider: str, options: Mapping[str, Any], default: str, version: s
     return f"{parts.scheme.lower()}://{parts.netloc.rpartition('@')[2]}{path}"
 
 
+def check_model_length(model: str) -> None:
+    """Raises `RequestFault` for a model that a URL cannot hold: none, or more than any provider's ids need."""
+    if not model:
+        raise RequestFault("request has no model")
+    if len(model) > MAX_MODEL:
+        raise RequestFault(f"model is longer than {MAX_MODEL} characters")
+
+
 def model_in_path(model: str) -> str:
     """`model` percent-encoded for a URL path; `/` and `:` keep their meaning.
 
     Raises `RequestFault` for a name that could lead to another URL: dot segments, `?`, `#`, backslashes, controls.
     """
-    if not model:
-        raise RequestFault("request has no model")
+    check_model_length(model)
     plain = unquote(model)
     unsafe = any(char in "?#\\" or char < " " or char == "\x7f" for char in plain)
     if unsafe or any(part in ("", ".", "..") for part in plain.split("/")):

@@ -8,7 +8,6 @@ go out untouched.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -19,12 +18,12 @@ from trustgate.formats.embeddings import EmbeddingRequest, decode_request
 from trustgate.formats.errors import DecodeError
 from trustgate.formats.normalise import force_stream, normalise
 from trustgate.providers import embeddings
-from trustgate.providers.credentials import Account, Authorization, Outgoing, merged
+from trustgate.providers.credentials import Account, Authorization, Headers, Outgoing, merged
 from trustgate.providers.enforce import Verdict, judge
 from trustgate.providers.errors import InvalidRequest, ProviderUnsupported
 from trustgate.providers.options import Site
 from trustgate.providers.prepared import Prepared
-from trustgate.providers.provider import Operation, Provider, join_query
+from trustgate.providers.provider import Operation, Provider
 from trustgate.providers.registry import PROVIDERS
 from trustgate.providers.services import Services
 from trustgate.view.model import Allowance
@@ -33,43 +32,47 @@ from trustgate.wire.client import Origin
 _MAX_TARGETS = 512
 
 
-class _Plan(msgspec.Struct, frozen=True):
-    """How calls of one (client format, capability, stream) go to a registry; `target` None: it names the model."""
+class _Reach(msgspec.Struct, frozen=True):
+    """What all calls of an account share: the provider, where it is, and the credentials at work."""
 
+    provider: Provider
+    site: Site
+    origin: Origin
+    authorization: Authorization
+
+    def target(self, operation: Operation) -> str:
+        """Path and query of an operation, query credentials included. Raises `RequestFault`."""
+        target = self.provider.target(self.site, operation)
+        query = self.authorization.query
+        return f"{target}{'&' if '?' in target else '?'}{query}" if query else target
+
+
+class _Plan(msgspec.Struct, frozen=True):
+    """How calls of one (client format, capability, stream) go to a registry.
+
+    `target` None: it names the model. `headers` None: a token is needed, or the request has to be signed.
+    """
+
+    reach: _Reach
     client_format: str
     wire: str
     same: bool
     stream: bool
-    origin: Origin
     target: str | None
-    headers: tuple[tuple[bytes, bytes], ...] | None
+    headers: Headers | None
 
 
 class ProviderClient:
     """A registry at work: plans by kind of call, targets by model. Cheap to build; keep it for the life of a view."""
 
-    __slots__ = ("_authorization", "_plans", "_services", "_site", "_targets", "account", "provider")
+    __slots__ = ("_plans", "_reach", "_services", "_targets", "account")
 
     def __init__(self, account: Account, services: Services | None = None) -> None:
         self.account = account
-        self.provider: Provider | None = PROVIDERS.get(account.provider)
         self._services = services
-        self._site: Site | None = None
-        self._authorization: Authorization | None = None
+        self._reach: _Reach | None = None
         self._plans: dict[tuple[str, str, bool], _Plan] = {}
         self._targets: dict[tuple[str, str, bool], str] = {}
-
-    def wire_format(self, client_format: str, capability: str) -> str:
-        """The wire format of a call (spec 03 §2). Raises `ProviderUnsupported`."""
-        provider = self.provider
-        if provider is None:
-            raise ProviderUnsupported(f'unsupported provider "{self.account.provider}"')
-        if capability == "chat":
-            return provider.chat(client_format, self.account.options)
-        wire = provider.embeddings if capability == "embeddings" else provider.rerank
-        if not wire:
-            raise ProviderUnsupported(f"provider does not support {capability}")
-        return wire
 
     def prepare_sync(
         self,
@@ -107,55 +110,45 @@ class ProviderClient:
         plan = self._plans.get((client_format, capability, stream)) or self._plan(client_format, capability, stream)
         prepared = self._draft(plan, body, allowance, client_model, previous_response_id)
         if plan.headers is None:
-            assert self._authorization is not None and self.provider is not None and self._site is not None
-            fixed = self.provider.headers
-            outgoing = Outgoing(prepared.method, self._site.root + prepared.target, fixed, prepared.body)
-            prepared.headers = merged(fixed, await self._authorization.headers(outgoing))
+            reach = plan.reach
+            fixed = reach.provider.headers
+            outgoing = Outgoing(prepared.method, reach.site.root + prepared.target, fixed, prepared.body)
+            prepared.headers = merged(fixed, await reach.authorization.headers(outgoing))
         return prepared
 
+    def _connect(self) -> _Reach:
+        """Raises `RequestFault` for options or credentials that cannot be used."""
+        if self._reach is None:
+            provider = PROVIDERS.get(self.account.provider)
+            if provider is None:
+                raise ProviderUnsupported(f'unsupported provider "{self.account.provider}"')
+            site = provider.site(self.account, self._services.environ if self._services else {})
+            authorization = provider.authorize(self.account, self._services)
+            self._reach = _Reach(provider, site, Origin.parse(site.root)[0], authorization)
+        return self._reach
+
     def _plan(self, client_format: str, capability: str, stream: bool) -> _Plan:
-        wire = self.wire_format(client_format, capability)
-        provider = self.provider
-        assert provider is not None
-        if capability != "chat":
-            stream = False
-        if self._site is None or self._authorization is None:
-            environ: Mapping[str, str] = self._services.environ if self._services else {}
-            self._site = provider.site(self.account, environ)
-            self._authorization = provider.authorize(self.account, self._services)
-        ready = self._authorization.ready
-        target = None
-        if not provider.model_in_target:
-            target = self._with_credentials(provider.target(self._site, Operation(wire, "", stream)))
-        same = translate.same_wire(client_format, wire)
-        if (
-            capability != "chat"
-            and not same
-            and (client_format, wire in embeddings.CODECS) != ("openai_embeddings", True)
-        ):
-            raise ProviderUnsupported(f"provider does not support {client_format}")
+        reach = self._connect()
+        provider, ready = reach.provider, reach.authorization.ready
+        wire = wire_format(provider, self.account, client_format, capability)
+        streamed = stream and capability == "chat"
         plan = _Plan(
-            client_format,
-            wire,
-            same,
-            stream,
-            Origin.parse(self._site.root)[0],
-            target,
-            None if ready is None else merged(provider.headers, ready),
+            reach=reach,
+            client_format=client_format,
+            wire=wire,
+            same=translate.same_wire(client_format, wire),
+            stream=streamed,
+            target=None if provider.model_in_target else reach.target(Operation(wire, "", streamed)),
+            headers=None if ready is None else merged(provider.headers, ready),
         )
         self._plans[client_format, capability, stream] = plan
         return plan
-
-    def _with_credentials(self, target: str) -> str:
-        query = self._authorization.query if self._authorization else ""
-        return target + (join_query(query).replace("?", "&", 1) if "?" in target else join_query(query))
 
     def _target(self, plan: _Plan, model: str) -> str:
         key = (plan.wire, model, plan.stream)
         target = self._targets.get(key)
         if target is None:
-            assert self.provider is not None and self._site is not None
-            target = self._with_credentials(self.provider.target(self._site, Operation(plan.wire, model, plan.stream)))
+            target = plan.reach.target(Operation(plan.wire, model, plan.stream))
             if len(self._targets) >= _MAX_TARGETS:
                 self._targets.clear()
             self._targets[key] = target
@@ -164,8 +157,7 @@ class ProviderClient:
     def _draft(
         self, plan: _Plan, body: bytes, allowance: Allowance, client_model: str, previous_response_id: str | None
     ) -> Prepared:
-        provider = self.provider
-        assert provider is not None
+        provider = plan.reach.provider
         verdict = judge(body, allowance)
         untranslated: tuple[str, ...] = ()
         embedding: EmbeddingRequest | None = None
@@ -197,7 +189,7 @@ class ProviderClient:
             client_format=plan.client_format,
             wire_format=plan.wire,
             sent_model=sent_model,
-            origin=plan.origin,
+            origin=plan.reach.origin,
             target=plan.target if plan.target is not None else self._target(plan, sent_model),
             headers=plan.headers or (),
             body=body,
@@ -206,6 +198,19 @@ class ProviderClient:
             untranslated=untranslated,
             embedding=embedding,
         )
+
+
+def wire_format(provider: Provider, account: Account, client_format: str, capability: str) -> str:
+    """The wire format of a call (spec 03 §2). Raises `ProviderUnsupported`."""
+    if capability == "chat":
+        return provider.chat(client_format, account.options)
+    wire = provider.embeddings if capability == "embeddings" else provider.rerank
+    if not wire:
+        raise ProviderUnsupported(f"provider does not support {capability}")
+    translatable = client_format == embeddings.CLIENT_FORMAT and wire in embeddings.CODECS
+    if not (translatable or translate.same_wire(client_format, wire)):
+        raise ProviderUnsupported(f"provider does not support {client_format}")
+    return wire
 
 
 def _translated(plan: _Plan, body: bytes, verdict: Verdict, default: str) -> tuple[bytes, tuple[str, ...]]:

@@ -16,6 +16,8 @@ from trustgate.formats.canonical import Usage
 GEOGRAPHIES = ("us.", "eu.", "apac.", "us-gov.", "jp.", "au.", "ca.")
 _DATE = re.compile(r"-\d{4}-\d{2}-\d{2}$")
 _MAX_REMEMBERED = 4096
+_MAX_NAMES = 512
+"""Characters of the names of one remembered lookup."""
 
 
 class Price(msgspec.Struct, frozen=True):
@@ -128,7 +130,8 @@ class PriceBook:
         except KeyError:
             pass
         found = next(filter(None, (self.exact(provider, slug) for slug in candidates(names))), None)
-        if len(self._remembered) >= _MAX_REMEMBERED:
-            self._remembered.clear()
-        self._remembered[key] = found
+        if sum(map(len, names)) <= _MAX_NAMES:  # clients choose the names, so neither number nor size may grow
+            if len(self._remembered) >= _MAX_REMEMBERED:
+                self._remembered.clear()
+            self._remembered[key] = found
         return found
