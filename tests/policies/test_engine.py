@@ -234,7 +234,7 @@ async def test_errors_after_the_answer_end_nothing() -> None:
 
 
 async def test_what_follows_the_answer_has_30_seconds(autojump_clock: Any) -> None:
-    chain = chain_of(entry("a", returning(None, after=600), stage="post_response"))
+    chain = chain_of(entry("a", returning(None, after=600), stage="post_response", waits=True))
     await chain.post_response(b.request(), b.response(), Run())
     assert trio.current_time() <= 31
 

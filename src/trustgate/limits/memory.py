@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from typing import Any
 
@@ -123,30 +123,38 @@ class MemoryLimits:
             if not counter.expires:
                 counter.expires = now + window.ttl_ms / 1000
             values.append(counter.value)
-            ttls.append(_ttl_ms(counter, now))
+            ttls.append(round((counter.expires - now) * 1000))
             if window.ceiling and counter.value > window.ceiling:
                 break
         return Charged(tuple(values), tuple(ttls))
 
     def _peek(self, op: Peek, now: float) -> Peeked:
-        counters = [self._live(key, now) for key in op.keys]
-        return Peeked(
-            tuple(_value(counter, now) for counter in counters),
-            tuple(_held(counter, now) for counter in counters),
-            tuple(_ttl_ms(counter, now) for counter in counters),
-        )
+        values, held, ttls = self._look(op.keys, now)
+        return Peeked(tuple(values), tuple(held), tuple(ttls))
+
+    def _look(self, keys: Iterable[str], now: float) -> tuple[list[int], list[int], list[int]]:
+        values: list[int] = []
+        held: list[int] = []
+        ttls: list[int] = []
+        for key in keys:
+            counter = self._entries.get(key)
+            live = type(counter) is _Counter and counter.expires > now
+            values.append(counter.value if live else 0)  # type: ignore[union-attr]
+            held.append(_held(counter, now))
+            ttls.append(round((counter.expires - now) * 1000) if live else 0)  # type: ignore[union-attr]
+        return values, held, ttls
 
     def _reserve(self, op: Reserve, now: float) -> Reserved:
-        counters = [self._live(window.key, now) for window in op.windows]
-        values = tuple(_value(counter, now) for counter in counters)
-        held = tuple(_held(counter, now) for counter in counters)
-        ttls = tuple(_ttl_ms(counter, now) for counter in counters)
+        values, held, ttls = self._look([window.key for window in op.windows], now)
+        refused_by = -1
         for index, window in enumerate(op.windows):
             if window.ceiling and values[index] + held[index] + op.amount > window.ceiling:
-                return Reserved(index, values, held, ttls)
-        for window in op.windows:
-            self._entry(window.key, _Counter, now).holds[op.token] = (op.amount, now + op.hold_ms / 1000)
-        return Reserved(-1, values, held, ttls)
+                refused_by = index
+                break
+        if refused_by < 0:
+            for window in op.windows:
+                self._entry(window.key, _Counter, now).holds[op.token] = (op.amount, now + op.hold_ms / 1000)
+        return Reserved(refused_by, tuple(values), tuple(held), tuple(ttls))
 
     def _settle(self, op: Settle, now: float) -> Charged:
         for window in op.windows:
@@ -196,14 +204,6 @@ def _alive(entry: _Log | _Counter, now: float) -> bool:
     if entry.expires > now:
         return True
     return isinstance(entry, _Counter) and any(until > now for _, until in entry.holds.values())
-
-
-def _value(entry: _Log | _Counter | None, now: float) -> int:
-    return entry.value if isinstance(entry, _Counter) and entry.expires > now else 0
-
-
-def _ttl_ms(entry: _Log | _Counter | None, now: float) -> int:
-    return max(0, round((entry.expires - now) * 1000)) if entry is not None and entry.expires else 0
 
 
 def _held(entry: _Log | _Counter | None, now: float) -> int:

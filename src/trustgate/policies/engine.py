@@ -68,6 +68,7 @@ class Chain:
         "_blocking_pre_response",
         "_plane",
         "_post_response",
+        "_post_response_waits",
         "_pre_request",
         "_pre_response",
         "has_post_response",
@@ -81,6 +82,7 @@ class Chain:
         self._pre_response = stages.get("pre_response", ())
         self._post_response = stages.get("post_response", ()) if plane == "LLM" else ()
         self._blocking_pre_response = any(not entry.observe for batch in self._pre_response for entry in batch)
+        self._post_response_waits = any(entry.waits for batch in self._post_response for entry in batch)
         self.has_pre_request = bool(self._pre_request)
         self.has_pre_response = bool(self._pre_response)
         self.has_post_response = bool(self._post_response)
@@ -139,14 +141,19 @@ class Chain:
         itself for a stream whose text is not complete.
         """
         charge_only = charge_only or not response.complete
+        if not self._post_response_waits:
+            await self._after(request, response, run, charge_only)
+            return
         with trio.move_on_after(POST_RESPONSE_LIMIT_S) as scope:
-            for batch in self._post_response:
-                chosen = tuple(entry for entry in batch if entry.plugin.charges) if charge_only else batch
-                for entry in chosen:
-                    mark = _mark(entry, run)
-                    await _attempt(entry, (request, response, run), mark)
+            await self._after(request, response, run, charge_only)
         if scope.cancelled_caught:
             log.warning("post_response took too long", limit_s=POST_RESPONSE_LIMIT_S)
+
+    async def _after(self, request: PolicyRequest, response: PolicyResponse, run: Run, charge_only: bool) -> None:
+        for batch in self._post_response:
+            for entry in batch:
+                if entry.plugin.charges or not charge_only:
+                    await _attempt(entry, (request, response, run), _mark(entry, run))
 
     async def release(self, run: Run) -> None:
         """Give back what the request still holds. Call when it ends without `post_response`; safe when cancelled."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import msgspec
 import re2
@@ -14,6 +15,7 @@ from trustgate.policies.settings import SettingsError, options, setting
 from trustgate.policies.texts import rewrite_answer, rewrite_prompt
 
 PREFIX = "regex_replace: "
+UNANCHORED = re2._re2.RE2.Anchor.UNANCHORED
 
 
 class ReplaceRule(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,7 +53,7 @@ def _compile(settings: Settings) -> tuple[Substitution, ...]:
 
 
 class Substitution:
-    """One rule: a compiled RE2 expression and its replacement as literal texts and group numbers."""
+    """One rule: a compiled RE2 expression and its replacement as literal bytes and group numbers."""
 
     def __init__(self, index: int, rule: ReplaceRule) -> None:
         if not rule.pattern:
@@ -59,26 +61,53 @@ class Substitution:
         options_ = re2.Options()
         options_.log_errors = False
         flags = ("i" if rule.case_insensitive else "") + ("m" if rule.multiline else "")
+        pattern = f"(?{flags}){rule.pattern}" if flags else rule.pattern
         try:
-            self._regex = re2.compile(f"(?{flags}){rule.pattern}" if flags else rule.pattern, options_)
+            regex = re2.compile(pattern.encode(), options_)
         except re2.error as error:
             reason = error.args[0]
             reason = reason.decode(errors="replace") if isinstance(reason, bytes) else str(reason)
             raise SettingsError(
                 f"{PREFIX}invalid regular expression: rule {index}: error parsing regexp: {reason}"
             ) from None
-        self._template = parse_replacement(rule.replacement, self._regex.groupindex, self._regex.groups)
+        names = {name.decode(): group for name, group in regex.groupindex.items()}
+        self._template = parse_replacement(rule.replacement, names, regex.groups)
+        # The wrapper around the engine costs several times a match; what it adds (characters) is not needed here.
+        self._match: Callable[[Any, bytes, int, int], list[tuple[int, int]]] = regex._regexp.Match
 
     def apply(self, text: str) -> str:
-        if self._regex.search(text) is None:
+        """Replace every match, from left to right. An empty match right behind another match is none."""
+        source = text.encode(errors="surrogatepass")
+        size = len(source)
+        out: list[bytes] = []
+        at = copied = 0
+        while at <= size:
+            spans = self._match(UNANCHORED, source, at, size)
+            start, end = spans[0]
+            if start < 0:
+                break
+            out.append(source[copied:start])
+            if end > copied or start == 0:
+                out += [
+                    part if isinstance(part, bytes) else source[slice(*spans[part])] if spans[part][0] >= 0 else b""
+                    for part in self._template
+                ]
+            copied = end
+            step = at + _width(source, at)
+            at = step if step > end else end
+        if not out:
             return text
-        return self._regex.sub(self._expand, text)
-
-    def _expand(self, match: re2._Match) -> str:
-        return "".join(part if isinstance(part, str) else str(match.group(part) or "") for part in self._template)
+        out.append(source[copied:])
+        return b"".join(out).decode(errors="surrogatepass")
 
 
-def parse_replacement(text: str, names: dict[str, int], groups: int) -> tuple[str | int, ...]:
+def _width(source: bytes, at: int) -> int:
+    """Bytes of the UTF-8 character at `at`; 1 at the end."""
+    lead = source[at] if at < len(source) else 0
+    return 1 if lead < 0xC0 else 2 if lead < 0xE0 else 3 if lead < 0xF0 else 4
+
+
+def parse_replacement(text: str, names: dict[str, int], groups: int) -> tuple[bytes | int, ...]:
     """Literal texts and group numbers of `$1`, `$name`, `${name}`, `$$`; unknown groups are left out.
 
     An unbraced name is the longest run of letters, digits and `_`; a `$` without a name stays.
@@ -108,7 +137,7 @@ def parse_replacement(text: str, names: dict[str, int], groups: int) -> tuple[st
         group = int(name) if name.isascii() and name.isdigit() else names.get(name, -1)
         if 0 <= group <= groups:
             parts.append(group)
-    return tuple(part for part in parts if part != "")
+    return tuple(part if isinstance(part, int) else part.encode() for part in parts if part != "")
 
 
 class RegexReplace:

@@ -11,7 +11,6 @@ from typing import Any
 import msgspec
 
 from trustgate.formats import json as fj
-from trustgate.formats.errors import DecodeError
 from trustgate.policies.dialects import ANTHROPIC, CHAT_FORMATS, GOOGLE, OPENAI, RESPONSES, format_of
 from trustgate.policies.model import PolicyRequest
 
@@ -27,16 +26,25 @@ class Tool(msgspec.Struct, frozen=True, eq=False):
     entry: Any = None
 
 
+class _Body(msgspec.Struct):
+    tools: msgspec.Raw = msgspec.Raw()
+
+
+_decode = msgspec.json.Decoder(_Body).decode
+
+
 def offered_tools(request: PolicyRequest) -> list[Tool] | None:
     """The function tools in their order; None when the body is not a chat request of a known dialect."""
     format_ = format_of(request)
     if format_ not in CHAT_FORMATS or not request.provider:
         return None
     try:
-        tree = fj.object_tree(request.body)
-    except DecodeError:
+        tools = _decode(request.body).tools
+    except (msgspec.DecodeError, UnicodeDecodeError):
         return None
-    return [tool for entry in _entries(tree.get("tools")) for tool in _read(format_, entry)]
+    if not tools:
+        return []
+    return [tool for entry in _entries(fj.tree(tools)) for tool in _read(format_, entry)]
 
 
 def with_tools(request: PolicyRequest, tools: list[Tool]) -> bytes:
