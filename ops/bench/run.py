@@ -142,7 +142,8 @@ def main() -> None:
             wait_for(paced_port)
         wait_for(nginx_port)
         print(
-            f"{'case':36}{'us/req':>9}{'nginx':>8}{'ratio':>7}{'req/s':>9}{'p50 ms':>9}{'nginx':>8}{'p99 ms':>9}{'nginx':>8}"
+            f"{'case':36}{'us/req':>9}{'nginx':>8}{'ratio':>7}{'req/s':>9}{'p50 ms':>9}{'nginx':>8}"
+            f"{'p99 ms':>9}{'nginx':>8}"
         )
         for case in CASES:
             title, *_, is_paced = case

@@ -20,6 +20,7 @@ from trustgate.wire.errors import (
     TimedOut,
     WireError,
 )
+from trustgate.wire.upstream import PreparedHeaders
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -81,6 +82,22 @@ async def test_a_target_cannot_break_out_of_its_line() -> None:
     async with pool() as p:
         with pytest.raises(ValueError):
             await p.request("POST", Origin("http", "127.0.0.1", 9), "/ HTTP/1.1\r\nx: y", [], b"", QUICK)
+
+
+async def test_prepared_headers_are_sent_and_cannot_break_out_of_their_line() -> None:
+    seen: list[bytes] = []
+
+    async def script(peer: Upstream, client: RawClient) -> None:
+        seen.append((await read_request(client))[0])
+        await client.send(OK)
+
+    prepared = PreparedHeaders.of([(b"authorization", b"Bearer k"), (b"content-length", b"7")])
+    async with upstream(script) as peer, pool() as p:
+        response = await p.request("POST", peer.origin, "/", [(b"a", b"b")], b"{}", QUICK, prepared)
+        assert await response.read(10) == b"ok"
+    assert seen[0].endswith(b"\r\na: b\r\nauthorization: Bearer k\r\ncontent-length: 2\r\n\r\n")
+    with pytest.raises(ValueError):
+        PreparedHeaders.of([(b"x", b"a\r\nb: c")])
 
 
 BODIES: dict[str, tuple[bytes, bytes]] = {

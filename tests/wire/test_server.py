@@ -6,6 +6,7 @@ import pytest
 import trio
 
 from tests.wire.peers import echo, serving
+from trustgate.wire.response_head import HeaderBlock
 
 
 async def test_a_buffered_answer_has_exactly_the_headers_of_the_application_and_a_length() -> None:
@@ -222,3 +223,16 @@ async def test_a_large_answer_arrives_whole_through_a_slow_reader() -> None:
         await client.send(b"GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
         await client.until(b"\r\n\r\n")
         assert await client.to_the_end() == body
+
+
+async def test_a_prepared_block_of_headers_goes_out_with_the_others() -> None:
+    block = HeaderBlock.of([(b"x-frame-options", b"DENY"), (b"content-length", b"9")])
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await scope["extensions"]["trustgate"]["respond"](200, [(b"a", b"b")], b"x", block)
+
+    async with serving(app) as at:
+        client = await at.connect()
+        await client.send(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+        head, _ = await client.answer()
+    assert head == b"HTTP/1.1 200 OK\r\nA: b\r\nX-Frame-Options: DENY\r\nContent-Length: 1\r\n\r\n"

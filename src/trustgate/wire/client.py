@@ -19,7 +19,7 @@ from trustgate.wire import sockets
 from trustgate.wire.decompress import Decoder, decoder_for
 from trustgate.wire.dial import Dialer, Proxies, tls_context
 from trustgate.wire.errors import BodyTooLarge, PeerClosed, QueueFull, TimedOut
-from trustgate.wire.upstream import NEVER, Upstream, request_head
+from trustgate.wire.upstream import NEVER, PreparedHeaders, Upstream, request_head
 
 Field = tuple[bytes, bytes]
 
@@ -293,16 +293,18 @@ class Pool:
         headers: Sequence[Field],
         body: bytes,
         deadlines: Deadlines,
+        prepared: PreparedHeaders | None = None,
     ) -> Response:
         """Send a request and return once the final response head has arrived.
 
-        Host and Content-Length are added. Raises a `WireError`. Cancellation closes the socket at once.
-        A reused connection that the peer turns out to have closed, unanswered, is replaced once by a fresh one.
+        Host and Content-Length are added; `prepared` holds further headers, encoded once for many requests.
+        Raises a `WireError`, or ValueError for a header or target that would break the framing. Cancellation closes
+        the socket at once. A reused connection that the peer turns out to have closed, unanswered, is replaced once by a fresh one.
         """
         pool = self._origins.get(origin)
         if pool is None:
             pool = self._origins[origin] = _OriginPool(origin)
-        head = request_head(method, target, pool.host, headers, len(body))
+        head = request_head(method, target, pool.host, headers, len(body), prepared)
         start = monotonic()
         total_deadline = NEVER if deadlines.total_s is None else start + deadlines.total_s
         fresh = False

@@ -18,6 +18,7 @@ import trio
 from trustgate.wire import request_head, response_head
 from trustgate.wire.chunked import ChunkedDecoder
 from trustgate.wire.request_head import Refused, RequestHead
+from trustgate.wire.response_head import HeaderBlock
 from trustgate.wire.sockets import Channel
 
 if TYPE_CHECKING:
@@ -254,11 +255,16 @@ class Connection:
         else:
             await self.respond(500, _JSON, _INTERNAL_ERROR)
 
-    async def respond(self, status: int, headers: Iterable[Field], body: bytes) -> None:
-        """Answer completely with one write. `headers` are lower-case pairs without Content-Length."""
+    async def respond(
+        self, status: int, headers: Iterable[Field], body: bytes, block: HeaderBlock | None = None
+    ) -> None:
+        """Answer completely with one write. `headers` are lower-case pairs without Content-Length; `block` holds more
+        of them, prepared once."""
         if self._answered or self._started:
             raise RuntimeError("the response has already been started")
         lines = response_head.status_line(status) + response_head.header_lines(headers)
+        if block is not None:
+            lines += block.lines
         end = _END if self.keep_alive else _CLOSE_END
         if status == 204 or status == 304 or status < 200:
             data = lines + end

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from http import HTTPStatus
 from typing import Final
 
+import msgspec
+
 Field = tuple[bytes, bytes]
 
 STATUS_LINES: Final[dict[int, bytes]] = {
@@ -49,6 +51,16 @@ def header_lines(headers: Iterable[Field]) -> bytes:
         if name not in _FRAMING:
             lines.append(canonical_name(name) + value + b"\r\n")
     return b"".join(lines)
+
+
+class HeaderBlock(msgspec.Struct, frozen=True):
+    """Headers that many responses share, checked and spelled once: `HeaderBlock.of(fields)`."""
+
+    lines: bytes
+
+    @staticmethod
+    def of(headers: Iterable[Field]) -> "HeaderBlock":
+        return HeaderBlock(header_lines(headers))
 
 
 def plain_text(status: int, text: str) -> bytes:

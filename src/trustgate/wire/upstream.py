@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 import httptools
+import msgspec
 import trio
 
 from trustgate.wire.errors import PeerClosed, Phase, ProtocolError, TimedOut, TlsFailed
@@ -234,7 +235,35 @@ def _name_line(name: bytes) -> bytes:
     return known
 
 
-def request_head(method: str, target: str, host: bytes, headers: Sequence[Field], length: int) -> bytes:
+class PreparedHeaders(msgspec.Struct, frozen=True):
+    """Headers that many requests to one origin share, checked and encoded once: `PreparedHeaders.of(fields)`."""
+
+    lines: bytes
+    count: int
+
+    @staticmethod
+    def of(headers: Sequence[Field]) -> "PreparedHeaders":
+        """Raises ValueError for anything that would break the framing; Host must be given per request."""
+        parts = [part for name, value in headers if name not in _OURS for part in (_name_line(name), value)]
+        lines, count = b"".join(parts), len(parts) // 2
+        if (
+            lines.count(b"\r\n") != count
+            or lines.count(b"\n") != count
+            or lines.count(b"\r") != count
+            or b"\0" in lines
+        ):
+            raise ValueError("invalid request header value")
+        return PreparedHeaders(lines, count)
+
+
+def request_head(
+    method: str,
+    target: str,
+    host: bytes,
+    headers: Sequence[Field],
+    length: int,
+    prepared: PreparedHeaders | None = None,
+) -> bytes:
     """The bytes of a request head. Content-Length is ours; so is Host unless `headers` has one.
 
     Raises ValueError for anything that would break the framing.
@@ -249,6 +278,9 @@ def request_head(method: str, target: str, host: bytes, headers: Sequence[Field]
         lines.append(value)
     lines[0] = f"{method} {target} HTTP/1.1\r\nhost: ".encode("ascii") + host
     count = len(lines) // 2 + 3
+    if prepared is not None:
+        lines.append(prepared.lines)
+        count += prepared.count
     if length or method not in ("GET", "HEAD"):
         lines.append(b"\r\ncontent-length: %d\r\n\r\n" % length)
         count += 1
