@@ -87,7 +87,7 @@ class _Request(Struct):
     metadata: dict[str, Raw] | None = None
     tools: list[_Tool] | None = None
     tool_choice: _ToolChoice | None = None
-    thinking: _ThinkingRequest | None = None
+    thinking: Raw = Raw()
     output_format: Raw = Raw()
     output_config: Raw = Raw()
 
@@ -95,7 +95,6 @@ class _Request(Struct):
 _MODELLED = frozenset(_Request.__struct_fields__) | {"anthropic_version"}
 _decode_request = msgspec.json.Decoder(_Request).decode
 _decode_blocks = msgspec.json.Decoder(list[_Block]).decode
-_decode_source = msgspec.json.Decoder(_Source).decode
 _decode_string = msgspec.json.Decoder(str).decode
 
 
@@ -107,10 +106,6 @@ class _OutputFormat(Struct):
 class _OutputConfig(Struct):
     effort: str | None = None
     format: _OutputFormat | None = None
-
-
-_decode_output_format = msgspec.json.Decoder(_OutputFormat).decode
-_decode_output_config = msgspec.json.Decoder(_OutputConfig).decode
 
 
 def decode_request(body: bytes) -> c.Request:
@@ -144,7 +139,7 @@ def _decode_choice(wire: _Request, request: c.Request) -> None:
         request.tool_choice = c.ToolChoice(type=kind, name=choice.name or "")
         if choice.disable_parallel_tool_use is not None:
             request.parallel_tool_calls = not choice.disable_parallel_tool_use
-    thinking = wire.thinking
+    thinking = content.optional(request, "thinking", wire.thinking, _ThinkingRequest)
     if thinking is not None and thinking.type:
         if thinking.type == "disabled":
             request.reasoning = c.ReasoningRequest(budget_tokens=0)
@@ -153,11 +148,9 @@ def _decode_choice(wire: _Request, request: c.Request) -> None:
 
 
 def _decode_output(wire: _Request, request: c.Request) -> None:
-    wanted = None
-    if not json.is_null(wire.output_format):
-        wanted = json.decode_with(_decode_output_format, bytes(wire.output_format))
-    if not json.is_null(wire.output_config):
-        config = json.decode_with(_decode_output_config, bytes(wire.output_config))
+    wanted = content.optional(request, "output_format", wire.output_format, _OutputFormat)
+    config = content.optional(request, "output_config", wire.output_config, _OutputConfig)
+    if config is not None:
         wanted = config.format or wanted
         if config.effort:
             request.reasoning = request.reasoning or c.ReasoningRequest()
@@ -215,9 +208,9 @@ def _part(block: _Block) -> c.Part | None:
         return c.Text(block.text or "")
     if block.type not in ("image", "document") or bytes(block.source)[:1] != b"{":
         return None
-    source = json.decode_with(_decode_source, bytes(block.source))
+    source = content.optional(None, "", block.source, _Source) or _Source()
     if block.type == "image":
-        if source.type == "file":
+        if source.type not in ("base64", "url"):
             return None
         return c.Image(source.media_type or "", source.data or "", source.url or "")
     if source.type == "text":

@@ -68,18 +68,18 @@ class _Request(Struct):
     messages: list[_Message] | None = None
     temperature: Raw = Raw()
     p: Raw = Raw()
-    k: int | None = None
+    k: Raw = Raw()
     max_tokens: int | None = None
     stream: bool | None = None
     stop_sequences: list[str] | None = None
     tools: list[_Call] | None = None
     tool_choice: Raw = Raw()
-    response_format: _ResponseFormat | None = None
-    seed: int | None = None
+    response_format: Raw = Raw()
+    seed: Raw = Raw()
     presence_penalty: Raw = Raw()
     frequency_penalty: Raw = Raw()
-    strict_tools: bool | None = None
-    thinking: _Thinking | None = None
+    strict_tools: Raw = Raw()
+    thinking: Raw = Raw()
 
 
 _MODELLED = frozenset(_Request.__struct_fields__)
@@ -96,12 +96,8 @@ def decode_request(body: bytes) -> c.Request:
         max_tokens=wire.max_tokens or 0,
         temperature=json.number(wire.temperature),
         top_p=json.number(wire.p),
-        top_k=wire.k,
         stream=bool(wire.stream),
         stop=wire.stop_sequences or [],
-        seed=wire.seed,
-        presence_penalty=json.number(wire.presence_penalty),
-        frequency_penalty=json.number(wire.frequency_penalty),
         untranslated=content.unknown_members(body, _MODELLED),
     )
     system: list[str] = []
@@ -116,14 +112,13 @@ def decode_request(body: bytes) -> c.Request:
             content.note(request, "messages[].tool_plan")
         request.messages.append(decoded)
     request.system = "\n".join(system)
+    strict = content.optional(request, "strict_tools", wire.strict_tools, bool)
     for tool in wire.tools or []:
         if tool.function is None:
             content.note(request, f"tools[{tool.type or ''}]")
             continue
         schema = None if json.is_null(tool.function.parameters) else tool.function.parameters
-        request.tools.append(
-            c.Tool(tool.function.name or "", tool.function.description or "", schema, strict=wire.strict_tools)
-        )
+        request.tools.append(c.Tool(tool.function.name or "", tool.function.description or "", schema, strict=strict))
     request.tool_choice = _tool_choice(wire.tool_choice)
     _decode_extras(wire, request)
     return request
@@ -135,15 +130,20 @@ def _decode_call(call: _Call) -> c.ToolCall:
 
 
 def _decode_extras(wire: _Request, request: c.Request) -> None:
-    wanted = wire.response_format
+    request.top_k = content.optional(request, "k", wire.k, int)
+    request.seed = content.optional(request, "seed", wire.seed, int)
+    request.presence_penalty = content.optional_number(request, "presence_penalty", wire.presence_penalty)
+    request.frequency_penalty = content.optional_number(request, "frequency_penalty", wire.frequency_penalty)
+    wanted = content.optional(request, "response_format", wire.response_format, _ResponseFormat)
     if wanted is not None and wanted.type:
         schema = wanted.json_schema or wanted.schema
         if json.is_null(schema):
             request.response_format = c.ResponseFormat(wanted.type)
         else:
             request.response_format = c.ResponseFormat("json_schema", schema)
-    if wire.thinking is not None and wire.thinking.type:
-        budget = 0 if wire.thinking.type == "disabled" else wire.thinking.token_budget or -1
+    thinking = content.optional(request, "thinking", wire.thinking, _Thinking)
+    if thinking is not None and thinking.type:
+        budget = 0 if thinking.type == "disabled" else thinking.token_budget or -1
         request.reasoning = c.ReasoningRequest(budget_tokens=budget)
 
 

@@ -6,13 +6,15 @@ Nothing here knows a whole message of any dialect.
 from __future__ import annotations
 
 import re
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import msgspec
 from msgspec import Raw, Struct
 
 from . import canonical as c
 from . import json
+
+T = TypeVar("T")
 
 DEFAULT_SCHEMA = Raw(b'{"type":"object","properties":{}}')
 _DATA_URL = re.compile(r"data:([^;,]*)(?:;[^,;]*)*;base64,(.*)", re.DOTALL)
@@ -33,6 +35,29 @@ def note(request: c.Request | None, member: str) -> None:
 def unknown_members(body: bytes, modelled: frozenset[str]) -> list[str]:
     """Names of the body's top-level members that a decoder does not read (null values carry nothing)."""
     return [name for name, raw in json.members(body).items() if name not in modelled and not json.is_null(raw)]
+
+
+def optional(request: c.Request | None, name: str, raw: Raw, kind: type[T]) -> T | None:
+    """A member that is carried where its type fits: None, and a note, for every other type; None for absent and null.
+
+    For members that a request may lose without becoming another request, so that an odd one never hides its texts.
+    """
+    if json.is_null(raw):
+        return None
+    try:
+        return msgspec.json.decode(raw, type=kind)
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        note(request, name)
+        return None
+
+
+def optional_number(request: c.Request, name: str, raw: Raw) -> Raw | None:
+    """`optional` for a number whose literal is kept."""
+    try:
+        return json.number(raw)
+    except json.DecodeError:
+        note(request, name)
+        return None
 
 
 class _ImageUrl(Struct):
@@ -65,7 +90,13 @@ class _OpenAIPart(Struct):
     detail: str | None = None
 
 
+class _PlainPart(Struct):
+    type: str | None = None
+    text: str | None = None
+
+
 _decode_parts = msgspec.json.Decoder(list[_OpenAIPart]).decode
+_decode_plain_parts = msgspec.json.Decoder(list[_PlainPart]).decode
 
 
 def openai_content(raw: Raw, request: c.Request | None) -> tuple[str, list[c.Part] | None]:
@@ -84,7 +115,7 @@ def openai_content(raw: Raw, request: c.Request | None) -> tuple[str, list[c.Par
     texts: list[str] = []
     parts: list[c.Part] = []
     rich = False
-    for wire in json.decode_with(_decode_parts, literal):
+    for wire in _parts(literal):
         part = _openai_part(wire)
         if part is None:
             note(request, f"content[{wire.type or ''}]")
@@ -96,6 +127,15 @@ def openai_content(raw: Raw, request: c.Request | None) -> tuple[str, list[c.Par
             rich = True
             parts.append(part)
     return "\n".join(texts), parts if rich else None
+
+
+def _parts(literal: bytes) -> list[_OpenAIPart]:
+    """The parts of a content array; only their texts where another member has an odd type."""
+    try:
+        return json.decode_with(_decode_parts, literal)
+    except json.DecodeError:
+        plain = json.decode_with(_decode_plain_parts, literal)
+        return [_OpenAIPart(type=part.type, text=part.text) for part in plain]
 
 
 def _openai_part(wire: _OpenAIPart) -> c.Part | None:

@@ -80,23 +80,23 @@ class _GenerationConfig(Struct):
     top_p: Raw = Raw()
     topK: int | float | None = None
     top_k: int | float | None = None
-    stopSequences: list[str] | None = None
-    stop_sequences: list[str] | None = None
+    stopSequences: Raw = Raw()
+    stop_sequences: Raw = Raw()
     responseMimeType: str | None = None
     response_mime_type: str | None = None
     responseSchema: Raw = Raw()
     response_schema: Raw = Raw()
     responseJsonSchema: Raw = Raw()
     response_json_schema: Raw = Raw()
-    candidateCount: int | None = None
-    candidate_count: int | None = None
-    seed: int | None = None
+    candidateCount: Raw = Raw()
+    candidate_count: Raw = Raw()
+    seed: Raw = Raw()
     presencePenalty: Raw = Raw()
     presence_penalty: Raw = Raw()
     frequencyPenalty: Raw = Raw()
     frequency_penalty: Raw = Raw()
-    thinkingConfig: _ThinkingConfig | None = None
-    thinking_config: _ThinkingConfig | None = None
+    thinkingConfig: Raw = Raw()
+    thinking_config: Raw = Raw()
 
 
 class _Declaration(Struct):
@@ -126,8 +126,8 @@ class _Request(Struct):
     generationConfig: _GenerationConfig | None = None
     generation_config: _GenerationConfig | None = None
     tools: list[dict[str, Raw]] | None = None
-    toolConfig: _ToolConfig | None = None
-    tool_config: _ToolConfig | None = None
+    toolConfig: Raw = Raw()
+    tool_config: Raw = Raw()
 
 
 _MODELLED = frozenset(_Request.__struct_fields__)
@@ -152,7 +152,7 @@ def decode_request(body: bytes) -> c.Request:
             content.note(request, f"generationConfig.{name}")
     for group in wire.tools or []:
         _decode_tools(group, request)
-    calling = wire.toolConfig or wire.tool_config
+    calling = content.optional(request, "toolConfig", wire.toolConfig or wire.tool_config, _ToolConfig)
     if calling is not None:
         _decode_choice(calling.functionCallingConfig or calling.function_calling_config, request)
     return request
@@ -177,11 +177,15 @@ def _decode_config(config: _GenerationConfig, request: c.Request) -> None:
     request.top_p = json.number(config.topP or config.top_p)
     top_k = config.topK if config.topK is not None else config.top_k
     request.top_k = None if top_k is None else int(top_k)
-    request.stop = config.stopSequences or config.stop_sequences or []
-    request.seed = config.seed
-    request.n = config.candidateCount or config.candidate_count
-    request.presence_penalty = json.number(config.presencePenalty or config.presence_penalty)
-    request.frequency_penalty = json.number(config.frequencyPenalty or config.frequency_penalty)
+    stop = content.optional(request, "stopSequences", config.stopSequences or config.stop_sequences, list[str])
+    request.stop = stop or []
+    request.seed = content.optional(request, "seed", config.seed, int)
+    request.n = content.optional(request, "candidateCount", config.candidateCount or config.candidate_count, int)
+    presence, frequency = config.presencePenalty, config.frequencyPenalty
+    request.presence_penalty = content.optional_number(request, "presencePenalty", presence or config.presence_penalty)
+    request.frequency_penalty = content.optional_number(
+        request, "frequencyPenalty", frequency or config.frequency_penalty
+    )
     if (config.responseMimeType or config.response_mime_type) == "application/json":
         own = config.responseSchema or config.response_schema
         schema = config.responseJsonSchema or config.response_json_schema
@@ -191,7 +195,8 @@ def _decode_config(config: _GenerationConfig, request: c.Request) -> None:
             request.response_format = c.ResponseFormat("json_object")
         else:
             request.response_format = c.ResponseFormat("json_schema", schema)
-    thinking = config.thinkingConfig or config.thinking_config
+    wish = config.thinkingConfig or config.thinking_config
+    thinking = content.optional(request, "thinkingConfig", wish, _ThinkingConfig)
     if thinking is not None:
         budget = thinking.thinkingBudget if thinking.thinkingBudget is not None else thinking.thinking_budget
         effort = (thinking.thinkingLevel or thinking.thinking_level or "").lower()

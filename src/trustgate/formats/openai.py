@@ -38,10 +38,10 @@ class _Message(Struct):
     content: Raw = Raw()
     tool_calls: list[_ToolCall] | None = None
     tool_call_id: str | None = None
-    name: str | None = None
-    refusal: str | None = None
+    name: Raw = Raw()
+    refusal: Raw = Raw()
     audio: Raw = Raw()
-    reasoning_content: str | None = None
+    reasoning_content: Raw = Raw()
 
 
 class _FunctionTool(Struct):
@@ -78,7 +78,7 @@ class _JsonSchema(Struct):
 
 class _ResponseFormat(Struct):
     type: str | None = None
-    json_schema: _JsonSchema | None = None
+    json_schema: Raw = Raw()
 
 
 class _Request(Struct):
@@ -94,13 +94,13 @@ class _Request(Struct):
     response_format: _ResponseFormat | None = None
     tools: list[_Tool] | None = None
     tool_choice: Raw = Raw()
-    parallel_tool_calls: bool | None = None
-    seed: int | None = None
-    n: int | None = None
+    parallel_tool_calls: Raw = Raw()
+    seed: Raw = Raw()
+    n: Raw = Raw()
     presence_penalty: Raw = Raw()
     frequency_penalty: Raw = Raw()
-    reasoning_effort: str | None = None
-    user: str | None = None
+    reasoning_effort: Raw = Raw()
+    user: Raw = Raw()
     metadata: Raw = Raw()
     input: Raw = Raw()
 
@@ -125,28 +125,33 @@ def decode_request(body: bytes) -> c.Request:
         top_k=wire.top_k,
         stream=bool(wire.stream),
         stop=content.stop_list(wire.stop),
-        seed=wire.seed,
-        n=wire.n,
-        presence_penalty=json.number(wire.presence_penalty),
-        frequency_penalty=json.number(wire.frequency_penalty),
-        parallel_tool_calls=wire.parallel_tool_calls,
-        user=wire.user or "",
         metadata=None if json.is_null(wire.metadata) else wire.metadata,
         untranslated=content.unknown_members(body, _MODELLED),
     )
-    if wire.reasoning_effort:
-        request.reasoning = c.ReasoningRequest(effort=wire.reasoning_effort)
-    if wire.response_format is not None and wire.response_format.type:
-        request.response_format = _format(wire.response_format)
+    _decode_options(wire, request)
     _decode_messages(wire.messages or [], request)
     request.tools = _decode_tools(wire.tools or [], request)
     request.tool_choice = _tool_choice(wire.tool_choice, request)
     return request
 
 
-def _format(wire: _ResponseFormat) -> c.ResponseFormat:
+def _decode_options(wire: _Request, request: c.Request) -> None:
+    request.seed = content.optional(request, "seed", wire.seed, int)
+    request.n = content.optional(request, "n", wire.n, int)
+    request.presence_penalty = content.optional_number(request, "presence_penalty", wire.presence_penalty)
+    request.frequency_penalty = content.optional_number(request, "frequency_penalty", wire.frequency_penalty)
+    request.parallel_tool_calls = content.optional(request, "parallel_tool_calls", wire.parallel_tool_calls, bool)
+    request.user = content.optional(request, "user", wire.user, str) or ""
+    effort = content.optional(request, "reasoning_effort", wire.reasoning_effort, str)
+    if effort:
+        request.reasoning = c.ReasoningRequest(effort=effort)
+    if wire.response_format is not None and wire.response_format.type:
+        request.response_format = _format(wire.response_format, request)
+
+
+def _format(wire: _ResponseFormat, request: c.Request) -> c.ResponseFormat:
     result = c.ResponseFormat(type=wire.type or "")
-    schema = wire.json_schema
+    schema = content.optional(request, "response_format.json_schema", wire.json_schema, _JsonSchema)
     if schema is not None:
         result.schema = None if json.is_null(schema.schema) else schema.schema
         result.name = schema.name or ""
@@ -168,15 +173,17 @@ def _decode_messages(messages: list[_Message], request: c.Request) -> None:
         message = c.Message(role=role, text=text, parts=parts, tool_call_id=wire.tool_call_id or "")
         if wire.tool_calls:
             message.tool_calls = [call for call in map(_decode_call, wire.tool_calls) if call is not None]
-        if wire.name is not None:
+        if wire.name:
             content.note(request, "messages[].name")
         if wire.refusal and not text:
-            message.refusal = wire.refusal
-            message.text = wire.refusal
+            message.refusal = content.optional(request, "messages[].refusal", wire.refusal, str) or ""
+            message.text = message.refusal
         if not json.is_null(wire.audio):
             content.note(request, "messages[].audio")
-        if wire.reasoning_content:
-            message.thinking.append(c.Thinking(text=wire.reasoning_content))
+        thought = wire.reasoning_content
+        if thought:
+            text = content.optional(request, "messages[].reasoning_content", thought, str) or ""
+            message.thinking = [c.Thinking(text)] if text else []
         append(message)
     request.system = "\n".join(system)
 
@@ -423,12 +430,13 @@ def decode_response(body: bytes) -> c.Response:
     message = choice.message or _Message()
     response.text, _ = content.openai_content(message.content, None)
     if not response.text and message.refusal:
-        response.refusal = message.refusal.strip()
+        response.refusal = (content.optional(None, "", message.refusal, str) or "").strip()
         response.text = response.refusal
     if message.tool_calls:
         response.tool_calls = [call for call in map(_decode_call, message.tool_calls) if call is not None]
-    if message.reasoning_content:
-        response.thinking = [c.Thinking(text=message.reasoning_content)]
+    thought = content.optional(None, "", message.reasoning_content, str)
+    if thought:
+        response.thinking = [c.Thinking(text=thought)]
     if bytes(wire.reasoning)[:1] == b"{":
         reasoning = json.decode_with(_decode_reasoning, bytes(wire.reasoning))
         if not json.is_null(reasoning.effort):

@@ -71,9 +71,9 @@ class _Request(Struct):
     text: _Text | None = None
     tools: list[_Tool] | None = None
     tool_choice: Raw = Raw()
-    parallel_tool_calls: bool | None = None
-    reasoning: _Reasoning | None = None
-    user: str | None = None
+    parallel_tool_calls: Raw = Raw()
+    reasoning: Raw = Raw()
+    user: Raw = Raw()
     metadata: Raw = Raw()
 
 
@@ -95,18 +95,12 @@ def decode_request(body: bytes) -> c.Request:
         temperature=json.number(wire.temperature),
         top_p=json.number(wire.top_p),
         stream=bool(wire.stream),
-        parallel_tool_calls=wire.parallel_tool_calls,
-        user=wire.user or "",
         metadata=None if json.is_null(wire.metadata) else wire.metadata,
         untranslated=content.unknown_members(body, _MODELLED),
     )
     _decode_input(wire.input, request)
     _decode_text(wire.text, request)
-    if wire.reasoning is not None:
-        if wire.reasoning.effort:
-            request.reasoning = c.ReasoningRequest(effort=wire.reasoning.effort)
-        if wire.reasoning.summary:
-            content.note(request, "reasoning.summary")
+    _decode_options(wire, request)
     for tool in wire.tools or []:
         if tool.type not in (None, "function", "custom") or not tool.name:
             content.note(request, f"tools[{tool.type or ''}]")
@@ -117,6 +111,16 @@ def decode_request(body: bytes) -> c.Request:
         request.tools.append(c.Tool(tool.name, tool.description or "", schema, kind, own, tool.strict))
     request.tool_choice = _tool_choice(wire.tool_choice, request)
     return request
+
+
+def _decode_options(wire: _Request, request: c.Request) -> None:
+    request.parallel_tool_calls = content.optional(request, "parallel_tool_calls", wire.parallel_tool_calls, bool)
+    request.user = content.optional(request, "user", wire.user, str) or ""
+    reasoning = content.optional(request, "reasoning", wire.reasoning, _Reasoning)
+    if reasoning is not None and reasoning.effort:
+        request.reasoning = c.ReasoningRequest(effort=reasoning.effort)
+    if reasoning is not None and reasoning.summary:
+        content.note(request, "reasoning.summary")
 
 
 def _decode_text(text: _Text | None, request: c.Request) -> None:
