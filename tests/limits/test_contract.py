@@ -6,6 +6,7 @@ import math
 import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import coredis
@@ -30,6 +31,8 @@ from trustgate.limits import (
     plan_limit,
 )
 from trustgate.limits.redis import redis_limits
+from trustgate.limits.remote import remote_shared, serve_shared
+from trustgate.limits.shared import LocalState
 
 
 @asynccontextmanager
@@ -43,10 +46,21 @@ async def redis_backend(url: str) -> AsyncIterator[Limits]:
         yield limits
 
 
-@pytest.fixture(params=["memory", "redis"])
-def backend(request: pytest.FixtureRequest) -> Callable[[], Any]:
+@asynccontextmanager
+async def remote_backend(path: str) -> AsyncIterator[Limits]:
+    async with trio.open_nursery() as nursery:
+        await nursery.start(serve_shared, path, MemoryLimits(), LocalState(trio.current_time))
+        async with remote_shared(path) as (limits, _):
+            yield limits
+        nursery.cancel_scope.cancel()
+
+
+@pytest.fixture(params=["memory", "redis", "remote"])
+def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Any]:
     if request.param == "memory":
         return lambda: memory_backend("")
+    if request.param == "remote":
+        return lambda: remote_backend(str(tmp_path / "shared.sock"))
     url = request.getfixturevalue("redis_url")
     return lambda: redis_backend(url)
 

@@ -1,0 +1,112 @@
+"""Small shared values: the same answers in process, in Redis and from the supervisor of workers."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import coredis
+import pytest
+import trio
+import trio.lowlevel
+
+from trustgate.limits import LimitsUnavailable, MemoryLimits, Peek, Window
+from trustgate.limits.ops import Charge
+from trustgate.limits.remote import remote_shared, serve_shared
+from trustgate.limits.shared import LocalState, RedisState, SharedState
+
+
+@asynccontextmanager
+async def local(where: str) -> AsyncIterator[SharedState]:
+    yield LocalState(trio.current_time)
+
+
+@asynccontextmanager
+async def redis(where: str) -> AsyncIterator[SharedState]:
+    async with coredis.Redis.from_url(where) as client:
+        yield RedisState(client)
+
+
+@asynccontextmanager
+async def remote(where: str) -> AsyncIterator[SharedState]:
+    async with trio.open_nursery() as nursery:
+        await nursery.start(serve_shared, where, MemoryLimits(), LocalState(trio.current_time))
+        async with remote_shared(where) as (_, state):
+            yield state
+        nursery.cancel_scope.cancel()
+
+
+@pytest.fixture(params=["local", "redis", "remote"])
+def backend(request: pytest.FixtureRequest, tmp_path: Path):
+    match request.param:
+        case "local":
+            return lambda: local("")
+        case "redis":
+            url = request.getfixturevalue("redis_url")
+            return lambda: redis(url)
+        case _:
+            return lambda: remote(str(tmp_path / "shared.sock"))
+
+
+async def test_a_value_is_kept_replaced_and_deleted(backend) -> None:
+    key = f"test:{uuid.uuid4()}"
+    async with backend() as state:
+        assert await state.get(key) is None
+        await state.put(key, b"\x00one", 60)
+        assert await state.get(key) == b"\x00one"
+        await state.put(key, b"two", None)
+        assert await state.get(key) == b"two"
+        await state.delete(key)
+        assert await state.get(key) is None
+        await state.delete(key)
+
+
+async def test_a_value_expires(backend) -> None:
+    key = f"test:{uuid.uuid4()}"
+    async with backend() as state:
+        await state.put(key, b"short", 0.05)
+        assert await state.get(key) == b"short"
+        await trio.sleep(0.2)
+        assert await state.get(key) is None
+
+
+async def test_of_several_takers_exactly_one_gets_the_value(backend) -> None:
+    key = f"test:{uuid.uuid4()}"
+    taken: list[bytes | None] = []
+    async with backend() as state:
+        await state.put(key, b"once", 60)
+
+        async def take() -> None:
+            taken.append(await state.take(key))
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(10):
+                nursery.start_soon(take)
+    assert sorted(taken, key=str) == [None] * 9 + [b"once"] or sorted(taken, key=str) == [b"once"] + [None] * 9
+
+
+async def test_a_full_local_state_drops_what_expires_first() -> None:
+    state = LocalState(trio.current_time, max_entries=2)
+    for name, ttl_s in (("a", 30.0), ("b", 10.0), ("c", 20.0)):
+        await state.put(name, b"x", ttl_s)
+    assert [await state.get(name) for name in "abc"] == [b"x", None, b"x"]
+
+
+async def test_workers_see_each_others_counts_and_a_dead_owner_is_an_error(tmp_path: Path) -> None:
+    path = str(tmp_path / "shared.sock")
+    charge = (Charge((Window("k", 60_000),)),)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(serve_shared, path, MemoryLimits(), LocalState(trio.current_time))
+        async with remote_shared(path) as (first, _), remote_shared(path) as (second, _):
+            await first.run(charge)
+            await second.run(charge)
+            (peeked,) = await first.run((Peek(("k",)),))
+            assert peeked.values == (2,)
+            nursery.cancel_scope.cancel()
+            with trio.CancelScope(shield=True), trio.fail_after(10):
+                await trio.lowlevel.checkpoint()
+    async with remote_shared(path) as (orphan, _):
+        with pytest.raises(LimitsUnavailable):
+            await orphan.run(charge)
