@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from trustgate.providers.errors import ModelNotAllowed, ProviderError
+from trustgate.providers.errors import ModelNotAllowed, ProviderError, RequestFault
 from trustgate.providers.prepare import Prepared
 from trustgate.proxy.errors import Refusal
 from trustgate.proxy.exchange import Attempt, Exchange, HeaderList
@@ -21,6 +21,7 @@ from trustgate.wire.client import Deadlines, Response
 from trustgate.wire.errors import TimedOut
 
 STREAM_ERROR_BYTES = 64 * 1024
+MAX_HEADER_TEXT = 512
 PROVIDER_ERROR_WORDS = (
     "overloaded",
     "rate_limit",
@@ -38,7 +39,8 @@ Verdict = Literal["success", "retryable", "terminal", "rejected"]
 class Result(msgspec.Struct, kw_only=True):
     """What one try came to. `kind` is the failure kind for triggers; exactly one of the last three tells the answer.
 
-    `skip` marks a target that this request may not use (its allow-list refuses the model); `rejected` is a success that
+    `skip` marks a target that this request cannot use (its allow-list refuses the model, its provider lacks the
+    capability), while another may; `rejected` is a success that
     a policy replaced, which `final` answers are not judged again.
     """
 
@@ -128,7 +130,7 @@ async def _try(exchange: Exchange, route: Route, services: ProxyServices) -> Res
         prepared = client.prepare_sync(*call) or await client.prepare(*call)
     except ProviderError as error:
         refusal = Refusal(error.code, error.message, error.status)
-        return Result(verdict="terminal", refusal=refusal, skip=isinstance(error, ModelNotAllowed))
+        return Result(verdict="terminal", refusal=refusal, skip=isinstance(error, (ModelNotAllowed, RequestFault)))
     exchange.sent_model = prepared.sent_model
     exchange.untranslated = prepared.untranslated
     config = services.config
@@ -160,8 +162,14 @@ def failed(kind: str) -> Result:
 def selection(route: Route, sent_model: str) -> HeaderList:
     headers = [(b"x-selected-provider", route.registry.provider.encode())]
     if sent_model:
-        headers.append((b"x-selected-model", sent_model.encode()))
+        headers.append((b"x-selected-model", header_value(sent_model)))
     return headers
+
+
+def header_value(text: str) -> bytes:
+    """A client's text as a header value: bounded, without control characters (RFC 9110 §5.5)."""
+    raw = text[:MAX_HEADER_TEXT].encode("utf-8", "replace")
+    return raw if text.isprintable() else bytes(byte for byte in raw if byte >= 0x20 and byte != 0x7F)
 
 
 def judge(exchange: Exchange, route: Route, prepared: Prepared, response: Response, body: bytes) -> Result:
