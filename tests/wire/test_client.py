@@ -488,6 +488,12 @@ async def test_after_a_burst_only_the_allowed_number_of_idle_connections_stays()
         await peer.until_open(2, within_s=3)
 
 
+async def test_an_error_leaves_the_pool_as_it_is() -> None:
+    with pytest.raises(LookupError):
+        async with pool():
+            raise LookupError
+
+
 async def test_leaving_the_pool_closes_everything() -> None:
     async with upstream(answering(OK, then_close=False)) as peer:
         async with pool() as p:

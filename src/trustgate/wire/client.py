@@ -266,7 +266,8 @@ class Pool:
         for connection in tuple(self._active):
             connection.close()
         self._nursery.cancel_scope.cancel()
-        await self._nursery_manager.__aexit__(kind, error, traceback)
+        # The body's own error goes on as it is, not wrapped in a group: the nursery has only our two helpers.
+        await self._nursery_manager.__aexit__(None, None, None)
 
     def statistics(self) -> PoolStatistics:
         origins = {
@@ -299,7 +300,8 @@ class Pool:
 
         Host and Content-Length are added; `prepared` holds further headers, encoded once for many requests.
         Raises a `WireError`, or ValueError for a header or target that would break the framing. Cancellation closes
-        the socket at once. A reused connection that the peer turns out to have closed, unanswered, is replaced once by a fresh one.
+        the socket at once. A reused connection that the peer turns out to have closed, unanswered, is replaced once by
+        a fresh one.
         """
         pool = self._origins.get(origin)
         if pool is None:
