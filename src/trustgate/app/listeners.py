@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -24,26 +25,25 @@ Serve = Callable[..., Awaitable[None]]
 
 
 def bind(port: int, *, shared: bool = False) -> list[socket.socket]:
-    """Sockets of a port on all interfaces, IPv4 and IPv6; not yet listening. Raises ConfigurationError when taken.
+    """Sockets of a port on all interfaces, one for IPv4 and, where the machine has it, one for IPv6.
 
-    `shared` lets several worker processes bind the same port.
+    Two sockets, so that an IPv4 client is never reported as an IPv6-mapped address. They are not yet listening.
+    `shared` lets several worker processes bind the same port. Port 0 picks one port for both. Raises
+    ConfigurationError when the port cannot be used.
     """
+    sockets: list[socket.socket] = []
     try:
-        return [bound(socket.AF_INET6, "::", port, shared)]
+        sockets.append(bound(socket.AF_INET, "0.0.0.0", port, shared))
+        try:
+            sockets.append(bound(socket.AF_INET6, "::", sockets[0].getsockname()[1], shared))
+        except OSError as failure:
+            if failure.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
+                raise
     except OSError as failure:
-        if socket.has_ipv6 and not no_ipv6(failure):
-            raise ConfigurationError(f"server failed: port {port} cannot be used: {failure.strerror}") from failure
-    try:
-        return [bound(socket.AF_INET, "0.0.0.0", port, shared)]
-    except OSError as failure:
+        for sock in sockets:
+            sock.close()
         raise ConfigurationError(f"server failed: port {port} cannot be used: {failure.strerror}") from failure
-
-
-def no_ipv6(failure: OSError) -> bool:
-    """The machine has no IPv6, as opposed to a port that is taken."""
-    import errno
-
-    return failure.errno in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
+    return sockets
 
 
 def bound(family: socket.AddressFamily, host: str, port: int, shared: bool) -> socket.socket:
@@ -53,7 +53,7 @@ def bound(family: socket.AddressFamily, host: str, port: int, shared: bool) -> s
         if shared:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind((host, port))
         sock.setblocking(False)
     except OSError:

@@ -14,7 +14,7 @@ import structlog
 import trio
 
 from trustgate.actors.follower import Follower
-from trustgate.app import listeners
+from trustgate.app import listeners, workers
 from trustgate.app.admin_plane import open_admin
 from trustgate.app.mcp_plane import ProbeApp
 from trustgate.app.observer import open_observer
@@ -25,6 +25,7 @@ from trustgate.app.views import Views
 from trustgate.domain.events import CorruptEvent, UnknownEvent
 from trustgate.settings import ConfigurationError, Settings
 from trustgate.store import StoreError
+from trustgate.wire.workers import supervisor_gone
 
 log = structlog.get_logger("trustgate.app")
 
@@ -87,8 +88,32 @@ async def watch_signals(stop: trio.Event, task_status: trio.TaskStatus[None] = t
 async def run_planes(
     planes: frozenset[str], settings: Settings, stop: trio.Event, on_ready: OnReady | None = None
 ) -> None:
-    """The planes of this process, from their sockets to their end."""
-    sockets = {plane: listeners.bind(port) for plane, port in ports(planes, settings).items()}
+    """The planes of a command until `stop`: here, and where several are asked for in worker processes."""
+    count = workers.wanted(settings, planes)
+    async with trio.open_nursery() as nursery:
+        if count:
+            planes = planes - workers.WORKED
+            await nursery.start(workers.supervise, settings, count, stop)
+        elif workers.is_worker():
+            nursery.start_soon(leave_with_supervisor, stop)
+        if planes:
+            await run_here(planes, settings, stop, on_ready)
+            if not count:
+                nursery.cancel_scope.cancel()
+
+
+async def leave_with_supervisor(stop: trio.Event) -> None:
+    """A worker drains itself when its supervisor is gone."""
+    await supervisor_gone()
+    stop.set()
+
+
+async def run_here(
+    planes: frozenset[str], settings: Settings, stop: trio.Event, on_ready: OnReady | None = None
+) -> None:
+    """These planes in this process."""
+    shared = workers.is_worker()
+    sockets = {plane: listeners.bind(port, shared=shared) for plane, port in ports(planes, settings).items()}
     async with open_parts(settings, planes) as parts, AsyncExitStack() as stack:
         views = Views()
         readiness = Readiness(parts.store, parts.shared, embedded=settings.embedded(planes))

@@ -13,8 +13,10 @@ import msgspec
 import structlog
 import trio
 
+from trustgate.app import workers
 from trustgate.limits import Limits, MemoryLimits
 from trustgate.limits.redis import redis_limits
+from trustgate.limits.remote import remote_shared
 from trustgate.limits.shared import LocalState, RedisState, SharedState
 from trustgate.settings import ConfigurationError, Settings
 from trustgate.settings import secret_keys as keys
@@ -37,7 +39,14 @@ class Shared(msgspec.Struct, kw_only=True):
 
 @asynccontextmanager
 async def open_shared(settings: Settings) -> AsyncIterator[Shared]:
-    """In-process state, or one Redis client for the process. Raises ConfigurationError when Redis does not answer."""
+    """In-process state, the supervisor's in a worker, or one Redis client for the process.
+
+    Raises ConfigurationError when Redis does not answer.
+    """
+    if not settings.redis.configured and (path := workers.shared_socket()):
+        async with remote_shared(path) as (limits, state):
+            yield Shared(limits=limits, state=state)
+        return
     if not settings.redis.configured:
         yield Shared(limits=MemoryLimits(), state=LocalState(trio.current_time))
         return

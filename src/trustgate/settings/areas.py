@@ -5,6 +5,7 @@ Stores and upstreams are in `services.py`, telemetry and config sync in `reporti
 sizes bytes.
 """
 
+import os
 import re
 from typing import Annotated
 
@@ -37,7 +38,9 @@ class Application(Struct, frozen=True):
     data_dir: Annotated[
         str, Var("TRUSTGATE_DATA_DIR", STR, "Folder of the embedded store and of the generated server secret.")
     ] = "var"
-    workers: Annotated[int, Var("TRUSTGATE_WORKERS", INT, "Worker processes that share the listening ports.")] = 1
+    workers: Annotated[
+        str, Var("TRUSTGATE_WORKERS", STR, "Processes that share the proxy's port: a number, or `auto` for one a core.")
+    ] = "1"
     hostname: Annotated[
         str,
         Var("HOSTNAME", STR, "Host name, used where no instance id is given.", default_text="the operating system's"),
@@ -50,7 +53,14 @@ class Application(Struct, frozen=True):
             "How long an Admin API write waits until every live data plane has applied it.",
             zero_allowed=True,
         ),
-    ] = 2.0
+    ] = 0.1
+
+    @property
+    def worker_count(self) -> int:
+        """The number of workers; 0 when `workers` is neither a number nor `auto`."""
+        if self.workers.strip().lower() == "auto":
+            return os.cpu_count() or 1
+        return int(self.workers) if self.workers.strip().isascii() and self.workers.strip().isdigit() else 0
 
 
 class Server(Struct, frozen=True):

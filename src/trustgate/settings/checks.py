@@ -67,7 +67,7 @@ def _check_server(settings: "Settings", planes: frozenset[str]) -> None:
         ("SERVER_MAX_CONNECTIONS", server.max_connections),
         ("SERVER_MAX_BODY_BYTES", server.max_body_bytes),
         ("SERVER_MAX_HEADER_BYTES", server.max_header_bytes),
-        ("TRUSTGATE_WORKERS", settings.app.workers),
+        ("TRUSTGATE_WORKERS", settings.app.worker_count),
     ):
         if number <= 0:
             raise invalid(f"{name} must be greater than 0")
