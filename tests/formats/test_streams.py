@@ -242,3 +242,21 @@ def test_no_upstream_bytes_make_the_relay_raise(pair: tuple[str, str], pieces: l
         relay.feed(piece)
     relay.end()
     assert isinstance(relay.text, str)
+
+
+def test_gemini_signatures_reach_an_openai_client_and_return() -> None:
+    out = relayed("openai", "google", [samples.STREAMS["google"](True)])
+    deltas = [choice["delta"] for event in sent(out)[:-1] for choice in event["choices"]]
+    calls = next(delta["tool_calls"] for delta in deltas if "tool_calls" in delta)
+    assert calls[0]["extra_content"] == {"google": {"thought_signature": "c2ln"}}
+    body = {"model": "m", "messages": [{"role": "assistant", "content": "", "tool_calls": calls}]}
+    there = json.loads(translate.translate_request("openai", "google", samples.dump(body).encode()).body)
+    assert there["contents"][0]["parts"][0]["thoughtSignature"] == "c2ln"
+    assert relayed("openai", "openai", [fragment(tool_calls=calls)]).count(b"c2ln") == 2
+
+
+def test_calls_reach_a_responses_client_as_they_are_made() -> None:
+    relay = StreamRelay("openai_responses", "openai")
+    relay.feed(fragment(tool_calls=[{"index": 0, "id": "a", "function": {"name": "f", "arguments": '{"x"'}}]))
+    out = sent(relay.feed(fragment(tool_calls=[{"index": 0, "function": {"arguments": ":1}"}}])))
+    assert [(e["type"], e["delta"]) for e in out] == [("response.function_call_arguments.delta", ":1}")]

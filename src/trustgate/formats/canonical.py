@@ -216,6 +216,7 @@ class ToolDelta(Struct):
     name: str = ""
     arguments: str = ""
     kind: str = ""
+    signature: str = ""
 
 
 class StreamEvent(Struct):

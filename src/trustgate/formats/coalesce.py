@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+from msgspec import Raw
+
 from . import json
 from .canonical import ToolCall, ToolDelta
 from .errors import DecodeError
-from .openai import encode_call
+from .openai import encode_answered_call, signature_of
 from .openai_stream import merge_delta
 
 
@@ -63,7 +65,7 @@ class Coalescer:
         """The merged calls as one event (line and blank line); nothing when there are none."""
         if not self._calls:
             return b""
-        entries = [{"index": index} | encode_call(self._calls[index]) for index in sorted(self._calls)]
+        entries = [{"index": index} | encode_answered_call(self._calls[index]) for index in sorted(self._calls)]
         choice = {"index": self._choice_index, "delta": {"tool_calls": entries}, "finish_reason": None}
         self._calls = {}
         return b"data: " + json.encode(self._envelope | {"choices": [choice]}) + b"\n\n"
@@ -94,4 +96,5 @@ def _delta(position: int, fragment: dict[str, Any]) -> ToolDelta:
         name=_text(fields.get("name")),
         arguments=_text(fields.get("input" if is_custom else "arguments")),
         kind="custom" if is_custom else "",
+        signature=signature_of(Raw(json.encode(fragment.get("extra_content")))),
     )

@@ -173,7 +173,9 @@ class Decoder:
             call = _call(part, self._calls, event.id)
             if call is not None:
                 event.tool_calls = event.tool_calls or []
-                event.tool_calls.append(c.ToolDelta(self._calls, call.id, call.name, call.arguments))
+                event.tool_calls.append(
+                    c.ToolDelta(self._calls, call.id, call.name, call.arguments, "", call.signature)
+                )
                 self._calls += 1
             elif part.text:
                 if part.thought:

@@ -31,6 +31,15 @@ class _ToolCall(Struct):
     type: str | None = None
     function: _Function | None = None
     custom: _CustomCall | None = None
+    extra_content: Raw = Raw()
+
+
+class _Signature(Struct):
+    thought_signature: str | None = None
+
+
+class _ExtraContent(Struct):
+    google: _Signature | None = None
 
 
 class _Message(Struct):
@@ -193,7 +202,9 @@ def _decode_call(wire: _ToolCall) -> c.ToolCall | None:
         return c.ToolCall(wire.id or "", wire.custom.name or "", wire.custom.input or "", "custom")
     if wire.function is None:
         return None
-    return c.ToolCall(wire.id or "", wire.function.name or "", wire.function.arguments or "")
+    call = c.ToolCall(wire.id or "", wire.function.name or "", wire.function.arguments or "")
+    call.signature = signature_of(wire.extra_content)
+    return call
 
 
 def _decode_tools(tools: list[_Tool], request: c.Request) -> list[c.Tool]:
@@ -302,6 +313,22 @@ def encode_call(call: c.ToolCall) -> dict[str, Any]:
     if call.kind == "custom":
         return {"id": call.id, "type": "custom", "custom": {"name": call.name, "input": call.arguments}}
     return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+
+
+def encode_answered_call(call: c.ToolCall) -> dict[str, Any]:
+    """One entry of `tool_calls` of an answer, with Gemini's signature where Google's own OpenAI-like API keeps it."""
+    wire = encode_call(call)
+    if call.signature:
+        wire["extra_content"] = {"google": {"thought_signature": call.signature}}
+    return wire
+
+
+def signature_of(extra_content: Raw) -> str:
+    """The signature that `encode_answered_call` wrote, empty when there is none."""
+    if not extra_content:
+        return ""
+    extra = content.optional(None, "", extra_content, _ExtraContent)
+    return "" if extra is None or extra.google is None else extra.google.thought_signature or ""
 
 
 def _encode_tool(tool: c.Tool) -> dict[str, Any]:
@@ -452,7 +479,7 @@ def encode_response(response: c.Response) -> bytes:
         return error_body(response.error)
     message: dict[str, Any] = {"role": "assistant", "content": response.text, "refusal": response.refusal or None}
     if response.tool_calls:
-        message["tool_calls"] = [encode_call(call) for call in response.tool_calls]
+        message["tool_calls"] = [encode_answered_call(call) for call in response.tool_calls]
     thinking = response.thinking_text
     if thinking:
         message["reasoning_content"] = thinking

@@ -14,7 +14,7 @@ from msgspec import Raw, Struct
 
 from . import canonical as c
 from . import content, json
-from .openai import UsageIn, decode_usage, encode_call, encode_usage, error_body
+from .openai import UsageIn, decode_usage, encode_answered_call, encode_usage, error_body, signature_of
 
 
 class _Function(Struct):
@@ -29,6 +29,7 @@ class _ToolDelta(Struct):
     type: str | None = None
     function: _Function | None = None
     custom: _Function | None = None
+    extra_content: Raw = Raw()
 
 
 class _Delta(Struct):
@@ -126,6 +127,7 @@ def _tool_delta(position: int, wire: _ToolDelta) -> c.ToolDelta:
         name=inner.name or "",
         arguments=(inner.input if custom else inner.arguments) or "",
         kind="custom" if custom else "",
+        signature=signature_of(wire.extra_content),
     )
 
 
@@ -218,15 +220,16 @@ def merge_delta(calls: dict[int, c.ToolCall], delta: c.ToolDelta) -> None:
     """Adds a fragment to the call of its index: last non-empty id and name win, arguments are concatenated."""
     call = calls.get(delta.index)
     if call is None:
-        calls[delta.index] = c.ToolCall(delta.id, delta.name, delta.arguments, delta.kind)
+        calls[delta.index] = c.ToolCall(delta.id, delta.name, delta.arguments, delta.kind, delta.signature)
         return
     call.id = delta.id or call.id
     call.name = delta.name or call.name
     call.arguments += delta.arguments
     call.kind = delta.kind or call.kind
+    call.signature = delta.signature or call.signature
 
 
 def renumbered(calls: dict[int, c.ToolCall]) -> list[dict[str, Any]]:
     """`tool_calls` entries in the order of their upstream index, numbered from 0."""
     ordered = (calls[index] for index in sorted(calls))
-    return [{"index": position} | encode_call(call) for position, call in enumerate(ordered)]
+    return [{"index": position} | encode_answered_call(call) for position, call in enumerate(ordered)]

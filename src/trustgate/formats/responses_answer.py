@@ -298,6 +298,9 @@ def _delta(wire: _Event) -> str:
     return json.decode_with(_decode_string, literal) if literal[:1] == b'"' else ""
 
 
+_ARGUMENTS = {"": "response.function_call_arguments", "custom": "response.custom_tool_call_input"}
+
+
 class Encoder:
     """Writes the event sequence for a client of this dialect. State: the items so far and the open one."""
 
@@ -307,11 +310,14 @@ class Encoder:
         self._closed = False
         self._sequence = 0
         self._output: list[dict[str, Any]] = []
-        self._open = ""  # kind of the item being written: "text" or "reasoning"
+        self._open = ""  # kind of the item being written: "text", "reasoning" or "call"
         self._item_id = ""
         self._pieces: list[str] = []
         self._head = b""
-        self._calls: dict[int, c.ToolCall] = {}
+        self._call = c.ToolCall("", "", "")  # the open call as far as it was written
+        self._call_index = -1  # and its upstream index
+        self._waiting: dict[int, c.ToolCall] = {}  # calls that cannot be written yet
+        self._written: set[int] = set()  # upstream indexes that have an item
 
     def encode(self, event: c.StreamEvent) -> bytes:
         """Bytes that the event adds to the client's stream."""
@@ -337,7 +343,7 @@ class Encoder:
         if event.text or event.refusal:
             out += self._text("text", event.text or event.refusal)
         for delta in event.tool_calls or ():
-            merge_delta(self._calls, delta)
+            out += self._tool(delta)
         return out + self.end() if event.done else out
 
     def end(self) -> bytes:
@@ -347,8 +353,10 @@ class Encoder:
         self._closed = True
         out = b"" if self._started else self._start()
         out += self._finish_item()
-        for _, call in sorted(self._calls.items()):
-            out += self._call(call)
+        for index, call in sorted(self._waiting.items()):
+            if call.name:
+                fragment = c.ToolDelta(index, call.id, call.name, call.arguments, call.kind)
+                out += self._write_call(fragment) + self._finish_item()
         incomplete = self._response.finish_reason == "length"
         status = "incomplete" if incomplete else "completed"
         body = response_object(self._response, status, self._output)
@@ -413,6 +421,8 @@ class Encoder:
 
     def _finish_item(self) -> bytes:
         kind, self._open = self._open, ""
+        if kind == "call":
+            return self._finish_call()
         if not kind:
             return b""
         index, text = len(self._output), "".join(self._pieces)
@@ -429,19 +439,40 @@ class Encoder:
         self._output.append(item)
         return out + self._event("response.output_item.done", {"output_index": index, "item": item})
 
-    def _call(self, call: c.ToolCall) -> bytes:
-        index = len(self._output)
-        item_id = "fc_" + (call.id.removeprefix("fc_") or str(index))
-        item = call_item(item_id, call)
-        custom = call.kind == "custom"
-        slot = "input" if custom else "arguments"
-        name = "response.custom_tool_call_input" if custom else "response.function_call_arguments"
-        place = {"item_id": item_id, "output_index": index}
-        opened = item | {slot: ""} | ({} if custom else {"status": "in_progress"})
-        out = self._event("response.output_item.added", {"output_index": index, "item": opened})
-        if call.arguments:
-            out += self._event(name + ".delta", place | {"delta": call.arguments})
-        done = place | {slot: call.arguments} | ({} if custom else {"name": call.name})
-        out += self._event(name + ".done", done)
+    def _tool(self, delta: c.ToolDelta) -> bytes:
+        """Calls are written one after the other: a second call waits until the first one's arguments are complete."""
+        if self._open == "call" and self._call_index != delta.index:
+            complete = not self._call.arguments or json.is_object(self._call.arguments)
+            if delta.index in self._waiting or not delta.name or not complete:
+                merge_delta(self._waiting, delta)
+                return b""
+        elif delta.index in self._waiting or (self._open != "call" and delta.index in self._written):
+            merge_delta(self._waiting, delta)
+            return b""
+        return self._write_call(delta)
+
+    def _write_call(self, delta: c.ToolDelta) -> bytes:
+        out = b""
+        if self._open != "call" or self._call_index != delta.index:
+            out = self._finish_item()
+            self._open, self._call_index = "call", delta.index
+            self._written.add(delta.index)
+            self._call = c.ToolCall(delta.id, delta.name, "", delta.kind)
+            index = len(self._output)
+            self._item_id = "fc_" + (delta.id.removeprefix("fc_") or str(index))
+            item = call_item(self._item_id, self._call, "in_progress")
+            out += self._event("response.output_item.added", {"output_index": index, "item": item})
+        if delta.arguments:
+            self._call.arguments += delta.arguments
+            place = {"item_id": self._item_id, "output_index": len(self._output)}
+            out += self._event(_ARGUMENTS[self._call.kind] + ".delta", place | {"delta": delta.arguments})
+        return out
+
+    def _finish_call(self) -> bytes:
+        index, call = len(self._output), self._call
+        item = call_item(self._item_id, call)
+        place: dict[str, Any] = {"item_id": self._item_id, "output_index": index}
+        done = {"input": call.arguments} if call.kind else {"arguments": call.arguments, "name": call.name}
+        out = self._event(_ARGUMENTS[call.kind] + ".done", place | done)
         self._output.append(item)
         return out + self._event("response.output_item.done", {"output_index": index, "item": item})
