@@ -102,7 +102,11 @@ def best(run: Callable[[], object], seconds: float) -> float:
 def main(seconds: float) -> None:
     """Prints what translation and relaying cost."""
     body = chat(10)
-    answer = b'{"id":"c","object":"chat.completion","created":1,"model":"m","choices":[{"index":0,"message":{"role":"assistant","content":"Hello there"},"finish_reason":"stop"}],"usage":{"prompt_tokens":9,"completion_tokens":2,"total_tokens":11}}'
+    answer = (
+        b'{"id":"c","object":"chat.completion","created":1,"model":"m","choices":[{"index":0,"message":{"'
+        b'role":"assistant","content":"Hello there"},"finish_reason":"stop"}],"usage":{"prompt_tokens":9,'
+        b'"completion_tokens":2,"total_tokens":11}}'
+    )
     message = translate.translate_response("anthropic", "openai", answer)
     requests = {f"request of 10 messages, openai -> {wire}": wire for wire in ("anthropic", "google", "cohere", "groq")}
     requests["request of 10 messages, openai -> responses"] = "openai_responses"

@@ -261,11 +261,26 @@ async def test_an_idle_connection_that_the_peer_closes_leaves_the_pool_at_once()
         assert p.statistics().retried == 0
 
 
-async def test_a_reused_connection_that_dies_unanswered_is_replaced_once() -> None:
+async def test_a_reused_connection_whose_request_was_read_is_not_retried() -> None:
     async def script(peer: Upstream, client: RawClient) -> None:
         await read_request(client)
         await client.send(OK)
-        await client.until(b"\r\n\r\n")  # reads the second request and closes
+        await client.until(b"\r\n\r\n")  # reads the second request and closes: it may have acted on it
+
+    async with upstream(script) as peer, pool() as p:
+        assert await get(p, peer) == b"ok"
+        with pytest.raises(PeerClosed):
+            await get(p, peer)
+        assert peer.connections == 1
+
+
+async def test_a_reused_connection_that_resets_unanswered_is_replaced_once() -> None:
+    async def script(peer: Upstream, client: RawClient) -> None:
+        await read_request(client)
+        await client.send(OK)
+        if peer.connections == 1:
+            await client.stream.wait_send_all_might_not_block()
+            await client.stream.receive_some(1)  # the rest of the second request stays unread: closing resets
 
     async with upstream(script) as peer, pool() as p:
         assert await get(p, peer) == b"ok"

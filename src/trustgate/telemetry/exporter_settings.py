@@ -102,7 +102,7 @@ SECRETS: dict[str, tuple[tuple[str, ...], ...]] = {"otlp": (("headers", "*"),), 
 
 
 def validate_exporter(entry: Json, environ: Environ) -> str | None:
-    """Why an exporter entry `{name, type?, settings?, class?}` is refused: text after `invalid telemetry exporter: `."""
+    """Why an exporter `{name, type?, settings?, class?}` is refused: text after `invalid telemetry exporter: `."""
     kind = entry.get("type") or entry.get("name") or ""
     check = CHECKS.get(str(kind))
     if check is None:

@@ -322,9 +322,9 @@ class Pool:
             connection.deadline = min(sent_at + deadlines.first_byte_s, total_deadline)
             try:
                 await connection.exchange(head, body, bodyless=method == "HEAD")
-            except PeerClosed:
+            except PeerClosed as closed:
                 self.release(pool, connection)
-                stale = connection.uses > 1 and connection.unanswered
+                stale = connection.uses > 1 and connection.unanswered and closed.reset
                 if fresh or not stale or monotonic() - sent_at > _STALE_WINDOW_S:
                     raise
                 self._retried += 1

@@ -44,12 +44,14 @@ class ProtocolError(WireError):
 class PeerClosed(WireError):
     """The peer closed or reset the connection before the message was complete.
 
-    `answered` is True once the response head had been received.
+    `answered` is True once the response head had been received. `reset` is True when the peer's TCP refused what was
+    sent: its program cannot have read the whole request. A clean close tells nothing of the kind.
     """
 
-    def __init__(self, message: str, *, answered: bool) -> None:
+    def __init__(self, message: str, *, answered: bool, reset: bool = False) -> None:
         super().__init__(message)
         self.answered = answered
+        self.reset = reset
 
 
 class BodyTooLarge(WireError):

@@ -182,8 +182,9 @@ class Upstream:
             return TimedOut(self.timed_out)
         if isinstance(error, ssl.SSLError):
             return TlsFailed(error.reason or "TLS failed")
-        text = "connection reset by peer" if isinstance(error, ConnectionResetError) else "connection closed by peer"
-        return PeerClosed(text, answered=self.has_head)
+        reset = isinstance(error, (ConnectionResetError, BrokenPipeError))
+        text = "connection reset by peer" if reset else "connection closed by peer"
+        return PeerClosed(text, answered=self.has_head, reset=reset)
 
     async def read_some(self) -> None:
         """Read more of the body into `parts` (possibly nothing); sets `complete` at its end."""
