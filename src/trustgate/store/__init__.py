@@ -4,6 +4,7 @@ What lives here: storage on the `eventsourcing` library's recorders (SQLite, Pos
 events; they are bytes in this room.
 """
 
+from trustgate.store.connection import PostgresConfig, aws_password_source
 from trustgate.store.errors import NewerStore, StoreError, StoreUnavailable, VersionConflict, WrongSecretKey
 from trustgate.store.eventstore import EventStore, News, open_store
 from trustgate.store.model import (
@@ -18,7 +19,6 @@ from trustgate.store.model import (
     gateway_of,
     gateway_stream,
 )
-from trustgate.store.postgres import PostgresConfig, aws_password_source
 
 __all__ = [
     "DIRECTORY",

@@ -6,12 +6,9 @@ Events that cannot be read are `domain.events.CorruptEvent` and `domain.events.U
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
-
-import psycopg
-from eventsourcing import persistence
+from typing import Protocol
 
 
 class StoreError(Exception):
@@ -46,12 +43,19 @@ class NewerStore(StoreError):
         )
 
 
+class Fallible(Protocol):
+    """What a database raises: `failures` of its own, and among them our `mistakes` (bad SQL)."""
+
+    failures: tuple[type[Exception], ...]
+    mistakes: tuple[type[Exception], ...]
+
+
 @contextmanager
-def translated() -> Iterator[None]:
-    """Database errors come out as `StoreUnavailable`; mistakes of ours (bad SQL) come out as they are."""
+def translated(database: Fallible) -> Iterator[None]:
+    """Failures of the database come out as `StoreUnavailable`, mistakes as they are."""
     try:
         yield
-    except (persistence.ProgrammingError, sqlite3.ProgrammingError, psycopg.ProgrammingError):
+    except database.mistakes:
         raise
-    except (persistence.PersistenceError, sqlite3.Error, psycopg.Error, OSError) as error:
+    except database.failures as error:
         raise StoreUnavailable(f"the event store is unavailable: {error}") from error

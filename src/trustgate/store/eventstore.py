@@ -10,13 +10,14 @@ import os
 import pathlib
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import msgspec
 import structlog
 import trio
 
 from trustgate.store import vault
+from trustgate.store.connection import PostgresConfig
 from trustgate.store.errors import StoreUnavailable, translated
 from trustgate.store.model import (
     Appended,
@@ -28,8 +29,11 @@ from trustgate.store.model import (
     StreamWrite,
     SyncConnection,
 )
-from trustgate.store.postgres import EVENTS_CHANNEL, PostgresBackend, PostgresConfig
 from trustgate.store.sqlite import SQLiteBackend
+from trustgate.store.tables import EVENTS
+
+if TYPE_CHECKING:
+    from trustgate.store.postgres import PostgresBackend
 
 THREADS = 8
 """Database calls in flight at once; further ones wait."""
@@ -85,7 +89,7 @@ class EventStore:
 
     async def _run(self, call: Callable[..., T], *args: Any, abandon: bool = False) -> T:
         def translating() -> T:
-            with translated():
+            with translated(self._backend):
                 return call(*args)
 
         return await trio.to_thread.run_sync(translating, limiter=self._limiter, abandon_on_cancel=abandon)
@@ -130,7 +134,7 @@ class EventStore:
             sealed = [self._keyring.seal(ref, value) for ref, value in (secrets or {}).items()]
             appended = self._backend.append(writes, sealed, tuple(forget))
             try:
-                with translated():
+                with translated(self._backend):
                     return msgspec.structs.replace(appended, planes=tuple(self._backend.planes()))
             except StoreUnavailable:
                 return appended  # It is durable all the same; who waits for the planes will ask again.
@@ -263,8 +267,8 @@ class EventStore:
         """Hear of appends and moved planes of other processes. Runs until cancelled."""
         if isinstance(self._backend, SQLiteBackend):
             await self._poll(self._backend)
-        elif isinstance(self._backend, PostgresBackend):
-            await self._listen(self._backend)
+        else:
+            await self._listen(cast("PostgresBackend", self._backend))
 
     async def _poll(self, backend: SQLiteBackend) -> None:
         # The pragma reads shared memory, the head is the end of a tree with cached pages: microseconds, and no waiting
@@ -279,12 +283,12 @@ class EventStore:
                 continue
             try:
                 while True:
-                    with translated():
+                    with translated(self._backend):
                         found = connection.execute("PRAGMA data_version").fetchone()[0]
                     now = trio.current_time()
                     if found != version:
                         version, busy_until = found, now + BUSY_FOR_S
-                        with translated():
+                        with translated(self._backend):
                             self._heard_of(backend.head_on(connection))
                         self.planes_moved.tell()
                     await trio.sleep(POLL_BUSY_S if now < busy_until else POLL_IDLE_S)
@@ -309,7 +313,7 @@ class EventStore:
                 # What happened while nobody listened.
                 await self.head()
                 self.planes_moved.tell()
-                with translated():
+                with translated(self._backend):
                     await self._hear(connection)
             except StoreUnavailable as error:
                 log.warning("event store: the listening connection was lost", error=str(error))
@@ -323,7 +327,7 @@ class EventStore:
             libpq.consume_input()
             moved = False
             while (notify := libpq.notifies()) is not None:
-                if notify.relname.decode() == EVENTS_CHANNEL:
+                if notify.relname.decode() == EVENTS:
                     self._heard_of(int(notify.extra))
                 else:
                     moved = True
@@ -339,7 +343,13 @@ async def open_store(
 
     Raises what `EventStore.open` raises.
     """
-    backend: Backend = SQLiteBackend(target) if isinstance(target, pathlib.Path) else PostgresBackend(target)
+    backend: Backend
+    if isinstance(target, pathlib.Path):
+        backend = SQLiteBackend(target)
+    else:
+        from trustgate.store.postgres import PostgresBackend
+
+        backend = PostgresBackend(target)
     store = EventStore(backend, vault.Keyring(secret_key, previous_keys))
     await store.open()
     try:

@@ -10,6 +10,8 @@ from typing import Protocol
 
 import msgspec
 
+from trustgate.store.errors import Fallible
+
 DIRECTORY = "directory"
 """The stream of what is unique across gateways."""
 
@@ -100,7 +102,7 @@ class SyncConnection(msgspec.Struct, frozen=True):
     last_seen: float
 
 
-class Backend(Protocol):
+class Backend(Fallible, Protocol):
     """One database, synchronous. Raises database errors as they are (see `errors.translated`) and `VersionConflict`."""
 
     def open(self) -> None: ...

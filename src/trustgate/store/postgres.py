@@ -1,7 +1,7 @@
 """The event store in PostgreSQL (spec 06 §3.3).
 
-What lives here: the recorder of the `eventsourcing` library, its append, the connection settings, the listening
-connection. What must not: threads, encryption.
+What lives here: the recorder of the `eventsourcing` library, its append, the listening connection. What must not:
+threads, encryption, settings (`connection`). Imported only where PostgreSQL is used: the driver weighs 11 MB.
 
 Order: an append takes the recorder's EXCLUSIVE lock on the log, so positions are given in the order of commits and a
 reader that has seen position N never misses one below it. Reads do not wait for that lock.
@@ -10,14 +10,14 @@ reader that has seen position N never misses one below it. Reads do not wait for
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import msgspec
 import psycopg
-import psycopg.conninfo
+from eventsourcing import persistence
 from eventsourcing.postgres import PostgresApplicationRecorder, PostgresDatastore
 
+from trustgate.store.connection import PostgresConfig
 from trustgate.store.model import Appended, Recorded, Sealed, StreamWrite
 from trustgate.store.sqlite import recorded, stored_events
 from trustgate.store.tables import CREATE, EVENTS, PUT_PLANE, Dialect, Tables
@@ -37,83 +37,12 @@ POSTGRES = Dialect(
 )
 
 
-class PostgresConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """The `DB_*` variables. `password_source`, when given, is asked for a password for each new connection."""
-
-    host: str = "localhost"
-    port: int = 5432
-    user: str = "trustgate"
-    password: str = "postgres"
-    dbname: str = "trustgate"
-    sslmode: str = "disable"
-    sslrootcert: str = ""
-    min_conns: int = 1
-    max_conns: int = 10
-    max_conn_lifetime_s: float = 3600.0
-    max_conn_idle_s: float = 1800.0
-    connect_timeout_s: float = 5.0
-    password_source: Callable[[], str] | None = None
-
-    @classmethod
-    def of_dsn(cls, dsn: str) -> PostgresConfig:
-        """From `postgresql://user:password@host:port/dbname?sslmode=…`."""
-        parts = psycopg.conninfo.conninfo_to_dict(dsn)
-        return cls(
-            host=str(parts.get("host") or "localhost"),
-            port=int(parts.get("port") or 5432),
-            user=str(parts.get("user") or "trustgate"),
-            password=str(parts.get("password") or ""),
-            dbname=str(parts.get("dbname") or "trustgate"),
-            sslmode=str(parts.get("sslmode") or "disable"),
-            sslrootcert=str(parts.get("sslrootcert") or ""),
-        )
-
-    def arguments(self) -> dict[str, Any]:
-        """Keyword arguments of a libpq connection."""
-        arguments: dict[str, Any] = {
-            "dbname": self.dbname,
-            "host": self.host,
-            "port": self.port,
-            "user": self.user,
-            "password": self.password_source() if self.password_source else self.password,
-            "sslmode": self.sslmode,
-            "connect_timeout": max(1, round(self.connect_timeout_s)),
-            "application_name": "trustgate",
-            # A peer that vanished without a word is noticed after half a minute.
-            "keepalives_idle": 15,
-            "keepalives_interval": 5,
-            "keepalives_count": 3,
-        }
-        if self.sslrootcert:
-            arguments["sslrootcert"] = self.sslrootcert
-        return arguments
-
-
-def aws_password_source(config: PostgresConfig) -> Callable[[], str]:
-    """RDS IAM tokens for `config` (POSTGRES_LOGIN=aws); region and credentials from the standard AWS chain.
-
-    Raises ValueError when no region is configured or TLS is off.
-    """
-    from botocore.session import get_session
-
-    if config.sslmode not in ("require", "verify-ca", "verify-full"):
-        raise ValueError("DB_SSL_MODE must be require, verify-ca or verify-full with POSTGRES_LOGIN=aws")
-    session = get_session()
-    region = session.get_config_variable("region")
-    if not region:
-        raise ValueError("POSTGRES_LOGIN=aws needs an AWS region")
-
-    def token() -> str:
-        client = session.create_client("rds", region_name=region)
-        return client.generate_db_auth_token(config.host, config.port, config.user)
-
-    return token
-
-
 class PostgresBackend(Tables[PostgresDatastore]):
     """The log and its tables in the schema `public` of one database. Synchronous."""
 
     dialect = POSTGRES
+    failures: tuple[type[Exception], ...] = (persistence.PersistenceError, psycopg.Error, OSError)
+    mistakes: tuple[type[Exception], ...] = (persistence.ProgrammingError, psycopg.ProgrammingError)
 
     def __init__(self, config: PostgresConfig) -> None:
         self.config = config

@@ -15,6 +15,7 @@ import sqlite3
 from collections.abc import Sequence
 from typing import Any
 
+from eventsourcing import persistence
 from eventsourcing.persistence import StoredEvent
 from eventsourcing.sqlite import SQLiteApplicationRecorder, SQLiteConnection, SQLiteConnectionPool, SQLiteDatastore
 
@@ -71,6 +72,8 @@ class SQLiteBackend(Tables[FileDatastore]):
     """`<data_dir>/trustgate.db`. Synchronous; every method may wait up to 5 s for another writer."""
 
     dialect = SQLITE
+    failures: tuple[type[Exception], ...] = (persistence.PersistenceError, sqlite3.Error, OSError)
+    mistakes: tuple[type[Exception], ...] = (persistence.ProgrammingError, sqlite3.ProgrammingError)
 
     def __init__(self, path: pathlib.Path) -> None:
         self.path = path
