@@ -7,8 +7,8 @@ hits a key of a wrong type fails alone. Scores and lives are on Redis' own clock
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Sequence
+from random import getrandbits
 from typing import Any
 
 from trustgate.limits.ops import (
@@ -154,9 +154,15 @@ def encode(ops: Sequence[Op], keys: list[str], args: list[str | int]) -> None:
         _ENCODERS[type(op)](op, keys, args)
 
 
+def _uuid4() -> str:
+    """A random UUID of version 4, for uniqueness only: far cheaper than the standard one, and not unguessable."""
+    text = f"{getrandbits(128):032x}"
+    return f"{text[:8]}-{text[8:12]}-4{text[13:16]}-a{text[17:20]}-{text[20:]}"
+
+
 def _encode_slide(op: Slide, keys: list[str], args: list[str | int]) -> None:
     keys.append(op.key)
-    args += ("slide", 1, 4, op.window_ms, op.limit, 1 if op.always else 0, str(uuid.uuid4()))
+    args += ("slide", 1, 4, op.window_ms, op.limit, 1 if op.always else 0, _uuid4())
 
 
 def _encode_charge(op: Charge, keys: list[str], args: list[str | int]) -> None:
