@@ -5,6 +5,7 @@ What lives here: the life of the process. What must not: how a plane is put toge
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from collections.abc import Awaitable, Callable
@@ -136,6 +137,7 @@ async def run_here(
         async with trio.open_nursery() as nursery:
             for server in serving:
                 await nursery.start(server)
+            settle_memory()
             if on_ready is not None:
                 await on_ready({plane: found[0].getsockname()[1] for plane, found in sockets.items()})
 
@@ -144,6 +146,13 @@ def ports(planes: frozenset[str], settings: Settings) -> dict[str, int]:
     server = settings.server
     every = {"admin": server.admin_port, "proxy": server.proxy_port, "mcp": server.mcp_port}
     return {plane: port for plane, port in every.items() if plane in planes}
+
+
+def settle_memory() -> None:
+    """Keep the collector away from what lives for ever: requests make little that it has to look for."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 50, 100)
 
 
 async def start_follower(planes: frozenset[str], parts: Parts, views: Views, nursery: trio.Nursery) -> Follower | None:

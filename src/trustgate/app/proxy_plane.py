@@ -24,7 +24,7 @@ from trustgate.providers.prepare import client_for
 from trustgate.providers.registry import PROVIDERS
 from trustgate.proxy.app import ProxyApp
 from trustgate.proxy.runtime import Runtimes
-from trustgate.proxy.services import Observer, ProxyConfig, ProxyServices
+from trustgate.proxy.services import Observer, ProxyConfig, ProxyServices, deadlines_of
 from trustgate.proxy.session import Sessions
 from trustgate.settings import Settings
 from trustgate.view.model import RegistryView
@@ -93,8 +93,11 @@ async def open_proxy(
         async def catch_up() -> None:
             await follower.catch_up()
 
+        config = proxy_config(settings)
         services = ProxyServices(
-            config=proxy_config(settings),
+            config=config,
+            deadlines=deadlines_of(config, stream=False),
+            stream_deadlines=deadlines_of(config, stream=True),
             directory=views.directory,
             catch_up=catch_up,
             identity=identity,

@@ -84,6 +84,23 @@ async def authenticate(
         raise
 
 
+def known_key(consumer: ConsumerView, headers: Headers) -> Principal | None:
+    """The caller of a request that presents one of the consumer's API keys; None: `authenticate` must look.
+
+    The fast way for most requests. It never accepts what `authenticate` would refuse.
+    """
+    if consumer.role_based or headers.get(b"x-ag-playground-token"):
+        return None
+    key = presented_key(headers)
+    if not key:
+        return None
+    hashed = digest(key)
+    auth = consumer.auths.api_keys.get(hashed)
+    if auth is None or not hmac.compare_digest(auth.key_hash, hashed):
+        return None
+    return Principal(subject=auth.name, method="api_key", auth_id=auth.id)
+
+
 def check_api_key(key: str, consumer: ConsumerView) -> Principal:
     if consumer.role_based:
         raise forbidden()

@@ -21,6 +21,7 @@ from trustgate.proxy.errors import Refusal, error_body
 from trustgate.proxy.exchange import Exchange, HeaderList, Reply
 from trustgate.proxy.guarding import after_answer
 from trustgate.proxy.services import ProxyServices
+from trustgate.wire.response_head import HeaderBlock
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -36,6 +37,7 @@ SECURITY: HeaderList = [
     (b"cross-origin-opener-policy", b"same-origin"),
     (b"cross-origin-resource-policy", b"same-site"),
 ]
+SECURITY_BLOCK = HeaderBlock.of(SECURITY)
 HSTS = (b"strict-transport-security", b"max-age=31536000; includeSubDomains")
 OWN = frozenset(name for name, _ in (*SECURITY, HSTS))
 
@@ -54,7 +56,7 @@ class ProxyApp:
             return
         path = (scope.get("raw_path") or scope["path"].encode()).decode("latin-1")
         if path in PROBES and scope["method"] in ("GET", "HEAD"):
-            await self._respond(scope, send, *self._probe(path))
+            await self._respond(scope, send, *self._probe(path), routed=False)
             return
         body = await read_body(scope, receive)
         client = scope.get("client")
@@ -100,18 +102,19 @@ class ProxyApp:
             headers.append((b"x-ag-trace-id", exchange.trace_id.encode()))
         if exchange.view is not None:
             headers.append((b"x-ag-config-version", b"%d" % exchange.view.version))
-        headers += SECURITY
         if secure:
             headers.append(HSTS)
         return headers
 
-    async def _respond(self, scope: Scope, send: Send, status: int, headers: HeaderList, body: bytes) -> None:
-        """A whole answer: one write where the server offers it."""
+    async def _respond(
+        self, scope: Scope, send: Send, status: int, headers: HeaderList, body: bytes, *, routed: bool = True
+    ) -> None:
+        """A whole answer: one write where the server offers it. Probes are not `routed` and carry no more headers."""
         fast = (scope.get("extensions") or {}).get("trustgate")
         if fast is not None:
-            await fast["respond"](status, headers, body)
+            await fast["respond"](status, headers, body, SECURITY_BLOCK if routed else None)
             return
-        sized = [*headers, (b"content-length", b"%d" % len(body))]
+        sized = [*headers, *(SECURITY if routed else ()), (b"content-length", b"%d" % len(body))]
         await send({"type": "http.response.start", "status": status, "headers": sized})
         await send({"type": "http.response.body", "body": body})
 
@@ -126,7 +129,7 @@ class ProxyApp:
                 exchange.first_byte_at = perf_counter()
             await send({"type": "http.response.body", "body": data, "more_body": True})
 
-        await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+        await send({"type": "http.response.start", "status": reply.status, "headers": headers + SECURITY})
         await reply.stream(write)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 

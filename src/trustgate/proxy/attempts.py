@@ -34,36 +34,36 @@ class Targets:
     Mutable: `excluded` grows as routes are used up.
     """
 
-    def __init__(self, exchange: Exchange, balancer: Balancer, services: ProxyServices, hint: Hint | None) -> None:
+    def __init__(self, exchange: Exchange, balancer: Balancer, services: ProxyServices) -> None:
         consumer = exchange.consumer
         assert consumer is not None, "consumers are found before routes are picked"
         self._exchange = exchange
         self._consumer = consumer
         self._balancer = balancer
         self._services = services
-        self._hint = hint
+        self.hint: Hint | None = None
         self.excluded: set[Key] = set()
         self._used: set[str] = set()
         self._extra: list[Candidate] = []
-        candidates = exchange.candidates
         self.balanced = not consumer.role_based and not exchange.intent.pinned
-        if candidates is not None and not consumer.role_based:
-            self._restrict(candidates)
+        if exchange.intent.pinned and not consumer.role_based:
+            self._allow_failover()
+        if self.balanced and exchange.plan.ids is not None:
+            self._exclude_others(exchange.plan.ids)
 
-    def _restrict(self, candidates: list[Candidate]) -> None:
-        """Only candidates count; a pinned request stays on its first one unless the consumer says otherwise."""
-        consumer, intent = self._consumer, self._exchange.intent
-        allowed = {candidate.registry.id for candidate in candidates}
-        for route in self._balancer.routes:
-            if route.registry.id not in allowed or (intent.pinned and not self._serves(route)):
-                self.excluded.add(route.key)
-        self._chain_ids = allowed
-        if not intent.pinned:
-            return
-        config, fallback = consumer.entity.lb_config, consumer.entity.fallback
-        self.balanced = bool(config and config.enabled and config.balance_pinned != "never")
+    def _allow_failover(self) -> None:
+        """A request that names a model stays on its first candidate unless the consumer says otherwise."""
+        config, fallback = self._consumer.entity.lb_config, self._consumer.entity.fallback
+        self.balanced = config is not None and config.enabled and config.balance_pinned != "never"
         if fallback is not None and fallback.enabled and fallback.pinned != "never":
-            self._extra = candidates[1:]
+            self._extra = (self._exchange.candidates or [])[1:]
+
+    def _exclude_others(self, allowed: frozenset[str]) -> None:
+        """Only candidates count; of a named model, only the routes that can carry it."""
+        pinned = self._exchange.intent.pinned
+        for route in self._balancer.routes:
+            if route.registry.id not in allowed or (pinned and not self._serves(route)):
+                self.excluded.add(route.key)
 
     def _serves(self, route: Route) -> bool:
         """A pool route that can carry the model that the request names."""
@@ -72,22 +72,24 @@ class Targets:
         )
 
     async def first(self) -> Route | None:
-        """The first pick: a pinned or role_based request takes its first candidate, others draw (spec 02 §7.7)."""
-        candidates = self._exchange.candidates
-        if not self.balanced and candidates:
-            return self._of(candidates[0])
-        route = await pick(self._balancer, self._services.health, self.excluded, self._hint)
+        """The first pick of a balanced request (spec 02 §7.7)."""
+        route = await pick(self._balancer, self._services.health, self.excluded, self.hint)
         if route is not None:
             return route
-        if candidates and self._exchange.intent.pinned:
-            return self._of(candidates[0])
+        if self._exchange.intent.pinned:
+            return self.pinned()
         return self._chain(None) if self._consumer.fallback_enabled else None
+
+    def pinned(self) -> Route | None:
+        """The first candidate: where requests go that are not balanced."""
+        candidates = self._exchange.plan.candidates
+        return self._of(candidates[0]) if candidates else None
 
     async def next(self, kind: str) -> Route | None:
         """The next target after a failure of that kind, or None."""
         if self._exchange.intent.pinned or self._consumer.role_based:
             return self._next_pinned(kind)
-        route = await pick(self._balancer, self._services.health, self.excluded, self._hint)
+        route = await pick(self._balancer, self._services.health, self.excluded, self.hint)
         return route if route is not None else self._chain(kind)
 
     def _next_pinned(self, kind: str) -> Route | None:
@@ -115,8 +117,7 @@ class Targets:
         if not consumer.fallback_enabled or (kind is not None and kind not in consumer.triggers):
             return None
         excluded = {registry_id for registry_id, _ in self.excluded}
-        candidates = self._exchange.candidates
-        allowed = None if candidates is None else {candidate.registry.id for candidate in candidates}
+        allowed = self._exchange.plan.ids
         for registry in consumer.chain:
             if registry.id not in excluded and (allowed is None or registry.id in allowed):
                 return chain_route(consumer, registry)
@@ -272,17 +273,13 @@ def release(in_flight: dict[Key, int], key: Key) -> None:
 
 
 def new_attempt(exchange: Exchange, route: Route, number: int, targets: Targets) -> Attempt:
-    sources = "consumer"
-    for candidate in exchange.candidates or ():
-        if candidate.registry.id == route.registry.id:
-            sources = ",".join(candidate.sources)
     attempt = Attempt(
         registry_id=route.registry.id,
         provider=route.registry.provider,
         attempt=number,
         fallback=route.source == "fallback",
         pinned=exchange.intent.pinned,
-        route=sources,
+        route=exchange.plan.sources.get(route.registry.id, "consumer"),
         route_model=route.model,
     )
     exchange.attempts.append(attempt)

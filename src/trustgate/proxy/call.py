@@ -16,8 +16,8 @@ from trustgate.proxy.errors import Refusal
 from trustgate.proxy.exchange import Attempt, Exchange, HeaderList
 from trustgate.proxy.services import ProxyServices
 from trustgate.proxy.stream import BROKEN, OpenStream, open_stream
-from trustgate.view.model import Allowance, Route
-from trustgate.wire.client import Deadlines, Response
+from trustgate.view.model import Route
+from trustgate.wire.client import Response
 from trustgate.wire.errors import TimedOut
 
 STREAM_ERROR_BYTES = 64 * 1024
@@ -92,17 +92,6 @@ def is_provider_error(body: bytes) -> bool:
     return any(word in lowered for word in PROVIDER_ERROR_WORDS)
 
 
-def effective_allowance(exchange: Exchange, route: Route) -> Allowance:
-    """The route's own allow-list and default where set, else the candidate's (spec 02 §8.4, precedence)."""
-    own = route.allowance
-    for candidate in exchange.candidates or ():
-        if candidate.registry.id == route.registry.id:
-            other = candidate.allowance
-            allowed = own.allowed if own.allowed is not None else other.allowed
-            return Allowance(allowed, own.default or other.default)
-    return own
-
-
 async def try_upstream(exchange: Exchange, route: Route, attempt: Attempt, services: ProxyServices) -> Result:
     """Send the request to one route once. Never raises for upstream trouble; cancellation closes the socket."""
     started = time.perf_counter()
@@ -122,9 +111,9 @@ async def _try(exchange: Exchange, route: Route, services: ProxyServices) -> Res
         client_route.capability,
         exchange.streaming,
         exchange.body,
-        effective_allowance(exchange, route),
+        exchange.plan.allowance(route),
         exchange.intent.model,
-        await previous_turn(exchange, services),
+        await previous_turn(exchange, services) if exchange.session_supplied else None,
     )
     try:
         prepared = client.prepare_sync(*call) or await client.prepare(*call)
@@ -134,12 +123,7 @@ async def _try(exchange: Exchange, route: Route, services: ProxyServices) -> Res
     exchange.sent_model = prepared.sent_model
     exchange.untranslated = prepared.untranslated
     config = services.config
-    deadlines = Deadlines(
-        connect_s=config.connect_timeout_s,
-        first_byte_s=config.header_timeout_s,
-        between_s=config.stream_idle_timeout_s if exchange.streaming else None,
-        total_s=None if exchange.streaming else config.request_timeout_s,
-    )
+    deadlines = services.stream_deadlines if exchange.streaming else services.deadlines
     try:
         response = await services.pool.request(
             "POST", prepared.origin, prepared.target, prepared.headers, prepared.body, deadlines
@@ -225,8 +209,6 @@ async def start_stream(
 
 async def previous_turn(exchange: Exchange, services: ProxyServices) -> str | None:
     """The last Responses turn of a session that the client named itself (spec 02 §5)."""
-    if not exchange.session_supplied or not services.sessions.enabled:
-        return None
     view, consumer = exchange.view, exchange.consumer
     if view is None or consumer is None:
         return None

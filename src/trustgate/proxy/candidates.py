@@ -9,7 +9,7 @@ import msgspec
 from trustgate.domain.entities import ModelPolicy
 from trustgate.proxy.errors import Refusal
 from trustgate.proxy.intent import Intent, quoted
-from trustgate.view.model import Allowance, ConsumerView, RegistryView, RoleView
+from trustgate.view.model import Allowance, ConsumerView, RegistryView, RoleView, Route
 
 DENIED = "routing: model denied: "
 UNKNOWN_POOL = "routing: unknown pool alias: validation failed: "
@@ -25,6 +25,38 @@ class Candidate(msgspec.Struct, frozen=True):
     @property
     def fallback(self) -> bool:
         return self.sources == ("fallback",)
+
+
+class RoutingPlan:
+    """Everything about an intent's candidates that does not depend on the single request; kept per view version.
+
+    Grows only by `allowance`, which remembers what it works out.
+    """
+
+    __slots__ = ("_allowances", "candidates", "ids", "sources")
+
+    def __init__(self, candidates: list[Candidate] | None) -> None:
+        self.candidates = candidates
+        self.ids = None if candidates is None else frozenset(candidate.registry.id for candidate in candidates)
+        self.sources = {candidate.registry.id: ",".join(candidate.sources) for candidate in candidates or ()}
+        self._allowances: dict[tuple[str, str, str], Allowance] = {}
+
+    def allowance(self, route: Route) -> Allowance:
+        """The route's own allow-list and default where set, else the candidate's (spec 02 §8.4, precedence)."""
+        key = (route.registry.id, route.model, route.source)
+        known = self._allowances.get(key)
+        if known is None:
+            known = self._allowances[key] = self._merged(route)
+        return known
+
+    def _merged(self, route: Route) -> Allowance:
+        own = route.allowance
+        for candidate in self.candidates or ():
+            if candidate.registry.id == route.registry.id:
+                other = candidate.allowance
+                allowed = own.allowed if own.allowed is not None else other.allowed
+                return Allowance(allowed, own.default or other.default)
+        return own
 
 
 def denied(detail: str) -> Refusal:

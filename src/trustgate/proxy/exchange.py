@@ -14,7 +14,7 @@ import msgspec
 
 from trustgate.formats.canonical import Usage
 from trustgate.identity.principal import Principal
-from trustgate.proxy.candidates import Candidate
+from trustgate.proxy.candidates import Candidate, RoutingPlan
 from trustgate.proxy.intent import NONE, Intent, Peek
 from trustgate.proxy.routes import ClientRoute
 from trustgate.view.gateway import GatewayView
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 HeaderList = list[tuple[bytes, bytes]]
 Write = Callable[[bytes], Awaitable[None]]
+
+
+NO_PLAN = RoutingPlan(None)
 
 
 class Attempt(msgspec.Struct, kw_only=True):
@@ -70,7 +73,6 @@ class Exchange:
         "answered",
         "attempts",
         "body",
-        "candidates",
         "client_body",
         "client_ip",
         "collect",
@@ -86,6 +88,7 @@ class Exchange:
         "path",
         "peeked",
         "picked",
+        "plan",
         "policy_request",
         "principal",
         "provider_model",
@@ -151,7 +154,7 @@ class Exchange:
         self.peeked: Peek | None = None
         self.intent: Intent = NONE
         self.requested_model = ""
-        self.candidates: list[Candidate] | None = None
+        self.plan: RoutingPlan = NO_PLAN
         self.targets: Targets | None = None
         self.picked: Route | None = None
         # set by the policies and the attempts
@@ -177,3 +180,8 @@ class Exchange:
         """An upstream answered, and that answer was not replaced by a policy."""
         self.aborted = False
         """The client left, or the stream broke, before the answer was complete."""
+
+    @property
+    def candidates(self) -> list[Candidate] | None:
+        """The registries that may serve, in order; None when they are not computed (spec 02 §7.3)."""
+        return self.plan.candidates

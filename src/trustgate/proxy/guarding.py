@@ -61,8 +61,6 @@ async def before_upstream(exchange: Exchange) -> Reply | None:
     runtime = exchange.runtime
     assert runtime is not None
     chain = runtime.chain
-    if chain.empty:
-        return None
     exchange.run = Run()
     request = exchange.policy_request = policy_request(exchange)
     if not chain.has_pre_request:

@@ -15,14 +15,14 @@ from trustgate.balance.prompt import prompt_of
 from trustgate.balance.strategies import Hint
 from trustgate.formats.errors import DecodeError
 from trustgate.formats.json import NotAnObject, remove_members, set_members
-from trustgate.identity.authenticate import authenticate
+from trustgate.identity.authenticate import authenticate, known_key
 from trustgate.identity.errors import AuthError
 from trustgate.limits.ops import LimitsUnavailable
 from trustgate.limits.plan import plan_limit
 from trustgate.proxy import decoding, discovery, models
 from trustgate.proxy.attempts import Targets, serve
 from trustgate.proxy.call import Result
-from trustgate.proxy.candidates import candidates_of
+from trustgate.proxy.candidates import RoutingPlan, candidates_of
 from trustgate.proxy.errors import Refusal
 from trustgate.proxy.exchange import Exchange, Reply
 from trustgate.proxy.guarding import before_answer, before_upstream
@@ -30,54 +30,71 @@ from trustgate.proxy.intent import peek, read_intent
 from trustgate.proxy.routes import match_route, split_path
 from trustgate.proxy.services import ProxyServices
 from trustgate.proxy.session import supplied_session, uuid4, uuid7
+from trustgate.view.model import GatewayIdentity
 
 log = structlog.get_logger(__name__)
 
-Stage = Callable[[Exchange, ProxyServices], Awaitable[Reply | None]]
+Later = Awaitable[Reply | None]
+Stage = Callable[[Exchange, ProxyServices], Reply | Later | None]
 
 
-async def find_gateway(exchange: Exchange, services: ProxyServices) -> Reply | None:
+def find_gateway(exchange: Exchange, services: ProxyServices) -> Later | None:
     """§3. A slug that is not there is believed to be unknown only after catching up with the log."""
     headers = exchange.header_map
     where = (headers.get(b"x-ag-gateway-slug"), headers.get(b"host"), services.config.base_domain)
     try:
         exchange.view = discovery.find_gateway(services.directory, *where)
     except discovery.Unknown:
-        await services.catch_up()
-        try:
-            exchange.view = discovery.find_gateway(services.directory, *where)
-        except discovery.Unknown as unknown:
-            raise discovery.unknown_gateway(unknown.slug) from None
+        return find_new_gateway(exchange, services, where)
     return None
 
 
-async def find_consumer(exchange: Exchange, services: ProxyServices) -> Reply | None:
+async def find_new_gateway(
+    exchange: Exchange, services: ProxyServices, where: tuple[bytes | None, bytes | None, str]
+) -> None:
+    await services.catch_up()
+    try:
+        exchange.view = discovery.find_gateway(services.directory, *where)
+    except discovery.Unknown as unknown:
+        raise discovery.unknown_gateway(unknown.slug) from None
+
+
+def find_consumer(exchange: Exchange, services: ProxyServices) -> Later | None:
     """§2 and §3: the route of the path, then the active consumer of the slug."""
     slug, path = split_path(exchange.path)
     route = match_route(path, exchange.method)
     if route is None:
         raise Refusal("not_found")
     exchange.route = route
-    view = exchange.view
-    assert view is not None
-    consumer = view.consumer(slug)
-    if consumer is None:
-        await services.catch_up()
-        view = exchange.view = services.directory.by_id(view.id) or view
-        consumer = view.consumer(slug)
-        if consumer is None:
-            raise Refusal("not_found")
-    exchange.consumer = consumer
-    return None
+    assert exchange.view is not None
+    exchange.consumer = exchange.view.consumer(slug)
+    return None if exchange.consumer is not None else find_new_consumer(exchange, services, slug)
 
 
-async def authenticate_caller(exchange: Exchange, services: ProxyServices) -> Reply | None:
-    """§4. A credential that is not known is looked for once more after catching up with the log."""
+async def find_new_consumer(exchange: Exchange, services: ProxyServices, slug: str) -> None:
+    assert exchange.view is not None
+    await services.catch_up()
+    exchange.view = services.directory.by_id(exchange.view.id) or exchange.view
+    exchange.consumer = exchange.view.consumer(slug)
+    if exchange.consumer is None:
+        raise Refusal("not_found")
+
+
+def authenticate_caller(exchange: Exchange, services: ProxyServices) -> Later | None:
+    """§4. An API key that is known needs no waiting; everything else goes the whole way."""
+    consumer = exchange.consumer
+    assert consumer is not None
+    exchange.principal = known_key(consumer, exchange.header_map)
+    return None if exchange.principal is not None else authenticate_late(exchange, services)
+
+
+async def authenticate_late(exchange: Exchange, services: ProxyServices) -> None:
+    """A credential that is refused is looked at once more after catching up with the log."""
     view, consumer = exchange.view, exchange.consumer
     assert view is not None and consumer is not None
     try:
         exchange.principal = await authenticate(view, consumer, exchange.header_map, services.identity)
-        return None
+        return
     except AuthError as error:
         refused = error
     await services.catch_up()
@@ -90,34 +107,41 @@ async def authenticate_caller(exchange: Exchange, services: ProxyServices) -> Re
         exchange.principal = await authenticate(newer, fresh, exchange.header_map, services.identity)
     except AuthError as error:
         raise Refusal(error.code, error.message, error.status) from None
+
+
+def name_session(exchange: Exchange, services: ProxyServices) -> Later | None:
+    """§5. The body is decoded before: from now on stages look at it."""
+    encoding = exchange.header_map.get(b"content-encoding")
+    if encoding:
+        return decode_and_name(exchange, services, encoding)
+    take_session(exchange)
     return None
 
 
-async def name_session(exchange: Exchange, services: ProxyServices) -> Reply | None:
-    """§5. The body is decoded here: from now on stages look at it."""
+async def decode_and_name(exchange: Exchange, services: ProxyServices, encoding: bytes) -> None:
+    body = await decoding.decode_body(exchange.body, encoding, services.config.max_body_bytes)
+    exchange.client_body = exchange.body = body
+    take_session(exchange)
+
+
+def take_session(exchange: Exchange) -> None:
     assert exchange.view is not None
     identity = exchange.view.identity
-    encoding = exchange.header_map.get(b"content-encoding")
-    if encoding:
-        exchange.client_body = exchange.body = await decoding.decode_body(
-            exchange.body, encoding, services.config.max_body_bytes
-        )
     if identity.session_enabled:
         exchange.session_id = supplied_session(identity, exchange.header_map, exchange.body)
         exchange.session_supplied = bool(exchange.session_id)
         if not exchange.session_id:
             exchange.session_id = uuid7()
-    return None
 
 
-async def start_trace(exchange: Exchange, services: ProxyServices) -> Reply | None:
+def start_trace(exchange: Exchange, services: ProxyServices) -> Reply | None:
     """§5. Inbound trace ids are never reused."""
     if services.config.telemetry:
         exchange.trace_id = uuid4()
     return None
 
 
-async def require_llm(exchange: Exchange, services: ProxyServices) -> Reply | None:
+def require_llm(exchange: Exchange, services: ProxyServices) -> Reply | None:
     """§4.4: consumers of other types are not served on this plane."""
     assert exchange.consumer is not None and exchange.view is not None
     if exchange.consumer.type != "LLM":
@@ -126,12 +150,16 @@ async def require_llm(exchange: Exchange, services: ProxyServices) -> Reply | No
     return None
 
 
-async def check_plan(exchange: Exchange, services: ProxyServices) -> Reply | None:
-    """§6. Trouble with the counters lets the request pass."""
+def check_plan(exchange: Exchange, services: ProxyServices) -> Later | None:
+    """§6. Only gateways whose entitlements carry all three caps are metered."""
     assert exchange.view is not None
-    identity = exchange.view.identity
-    if not identity.metered or not services.config.plan_limit:
+    if not exchange.view.identity.metered or not services.config.plan_limit:
         return None
+    return charge_plan(exchange.view.identity, services)
+
+
+async def charge_plan(identity: GatewayIdentity, services: ProxyServices) -> Reply | None:
+    """Trouble with the counters lets the request pass."""
     caps = identity.entity.entitlements
     try:
         refusal = await plan_limit(
@@ -147,13 +175,13 @@ async def check_plan(exchange: Exchange, services: ProxyServices) -> Reply | Non
     return Reply(status=429, headers=[(b"content-type", b"application/json"), *headers], body=refusal.body)
 
 
-async def list_models(exchange: Exchange, services: ProxyServices) -> Reply | None:
+def list_models(exchange: Exchange, services: ProxyServices) -> Reply | None:
     """The addition `GET /{slug}/v1/models`: what this consumer may use."""
     assert exchange.route is not None
     return models.listing(exchange) if exchange.route.capability == "models" else None
 
 
-async def read_model_reference(exchange: Exchange, services: ProxyServices) -> Reply | None:
+def read_model_reference(exchange: Exchange, services: ProxyServices) -> Reply | None:
     """§7.1."""
     route = exchange.route
     assert route is not None
@@ -163,17 +191,20 @@ async def read_model_reference(exchange: Exchange, services: ProxyServices) -> R
     return None
 
 
-async def choose_candidates(exchange: Exchange, services: ProxyServices) -> Reply | None:
+def choose_candidates(exchange: Exchange, services: ProxyServices) -> Reply | None:
     """§7.2, §7.3."""
-    consumer, principal = exchange.consumer, exchange.principal
-    assert consumer is not None and principal is not None
-    exchange.candidates = candidates_of(consumer, exchange.intent, principal.roles)
-    if not consumer.role_based and not consumer.pool and exchange.candidates is None:
+    consumer, principal, runtime = exchange.consumer, exchange.principal, exchange.runtime
+    assert consumer is not None and principal is not None and runtime is not None
+    if consumer.role_based:
+        exchange.plan = RoutingPlan(candidates_of(consumer, exchange.intent, principal.roles))
+        return None
+    exchange.plan = runtime.plan(exchange.intent)
+    if not consumer.pool and exchange.plan.candidates is None:
         raise Refusal("no_backend_available", "consumer has no registries in pool")
     return None
 
 
-async def apply_reference(exchange: Exchange, services: ProxyServices) -> Reply | None:
+def apply_reference(exchange: Exchange, services: ProxyServices) -> Reply | None:
     """§7.1, last column: what the reference does to the body before anything else sees it.
 
     A body that is no JSON object stays as it is: the dialect or the provider judges it.
@@ -190,16 +221,23 @@ async def apply_reference(exchange: Exchange, services: ProxyServices) -> Reply 
     return None
 
 
-async def pick_route(exchange: Exchange, services: ProxyServices) -> Reply | None:
-    """§7.7: the first route, before any policy runs."""
+def pick_route(exchange: Exchange, services: ProxyServices) -> Later | None:
+    """§7.7: the first route, before any policy runs. A pinned request has its own; others may wait for a hint."""
     runtime, consumer = exchange.runtime, exchange.consumer
     assert runtime is not None and consumer is not None
     balancer = runtime.alias_balancer if exchange.intent.kind == "pool" else runtime.balancer
-    targets = exchange.targets = Targets(exchange, balancer, services, await hint_of(exchange, services))
+    targets = exchange.targets = Targets(exchange, balancer, services)
+    if not targets.balanced and exchange.plan.candidates:
+        exchange.picked = targets.pinned()
+        return None
+    return draw_route(exchange, targets, services)
+
+
+async def draw_route(exchange: Exchange, targets: Targets, services: ProxyServices) -> None:
+    targets.hint = await hint_of(exchange, services)
     exchange.picked = await targets.first()
     if exchange.picked is None:
         raise Refusal("no_backend_available", "no backend available: no available routes")
-    return None
 
 
 async def hint_of(exchange: Exchange, services: ProxyServices) -> Hint | None:
@@ -218,12 +256,14 @@ async def hint_of(exchange: Exchange, services: ProxyServices) -> Hint | None:
     return await services.semantic.hint(consumer.routes, consumer.embedding, prompt)
 
 
-async def run_pre_request(exchange: Exchange, services: ProxyServices) -> Reply | None:
-    """§10."""
-    return await before_upstream(exchange)
+def run_pre_request(exchange: Exchange, services: ProxyServices) -> Later | None:
+    """§10. A consumer without policies pays nothing."""
+    runtime = exchange.runtime
+    assert runtime is not None
+    return None if runtime.chain.empty else before_upstream(exchange)
 
 
-async def detect_streaming(exchange: Exchange, services: ProxyServices) -> Reply | None:
+def detect_streaming(exchange: Exchange, services: ProxyServices) -> Reply | None:
     """§9.1, after the policies, which may have changed the body."""
     route = exchange.route
     assert route is not None
@@ -283,7 +323,9 @@ STAGES: tuple[Stage, ...] = (
 async def run(exchange: Exchange, services: ProxyServices) -> Reply:
     """The answer to a request. Raises Refusal; cancellation means that the client left."""
     for stage in STAGES:
-        reply = await stage(exchange, services)
-        if reply is not None:
-            return reply
+        outcome = stage(exchange, services)
+        if outcome is not None:
+            reply = outcome if isinstance(outcome, Reply) else await outcome
+            if reply is not None:
+                return reply
     raise AssertionError("the last stage always answers")

@@ -14,8 +14,12 @@ from trustgate.balance import strategies
 from trustgate.balance.strategies import Balancer
 from trustgate.policies.engine import Chain
 from trustgate.providers.prepare import ProviderClient
+from trustgate.proxy.candidates import RoutingPlan, candidates_of
+from trustgate.proxy.intent import Intent
 from trustgate.view.gateway import GatewayView
 from trustgate.view.model import ConsumerView, GatewayIdentity, RegistryView
+
+MAX_PLANS = 512
 
 
 class ConsumerRuntime(msgspec.Struct, kw_only=True, eq=False):
@@ -25,6 +29,18 @@ class ConsumerRuntime(msgspec.Struct, kw_only=True, eq=False):
     chain: Chain
     balancer: Balancer
     alias_balancer: Balancer
+    plans: dict[str, RoutingPlan] = {}
+    """By model reference, filled by traffic; bounded, since clients choose the references."""
+
+    def plan(self, intent: Intent) -> RoutingPlan:
+        """The candidates of an inline consumer's intent. Raises Refusal."""
+        plan = self.plans.get(intent.reference)
+        if plan is None:
+            plan = RoutingPlan(candidates_of(self.consumer, intent, ()))
+            if len(self.plans) >= MAX_PLANS:
+                self.plans.clear()
+            self.plans[intent.reference] = plan
+        return plan
 
 
 class _GatewayParts:

@@ -18,7 +18,7 @@ from trustgate.proxy.exchange import Exchange
 from trustgate.proxy.runtime import Runtimes
 from trustgate.proxy.session import Sessions
 from trustgate.view.gateway import Directory
-from trustgate.wire.client import Pool
+from trustgate.wire.client import Deadlines, Pool
 
 
 class ProxyConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,6 +38,16 @@ class ProxyConfig(msgspec.Struct, frozen=True, kw_only=True):
     max_body_bytes: int = 8 * 1024 * 1024
     plan_limit: bool = True
     telemetry: bool = True
+
+
+def deadlines_of(config: ProxyConfig, *, stream: bool) -> Deadlines:
+    """Bounds of one upstream call (spec 02 §8.4): a stream has none in total, but between its events."""
+    return Deadlines(
+        connect_s=config.connect_timeout_s,
+        first_byte_s=config.header_timeout_s,
+        between_s=config.stream_idle_timeout_s if stream else None,
+        total_s=None if stream else config.request_timeout_s,
+    )
 
 
 class Observer(Protocol):
@@ -82,3 +92,5 @@ class ProxyServices(msgspec.Struct, frozen=True, kw_only=True):
     background: trio.Nursery
     readiness: Readiness
     now: Callable[[], float]
+    deadlines: Deadlines
+    stream_deadlines: Deadlines

@@ -273,7 +273,7 @@ class EventStore:
     async def _poll(self, backend: SQLiteBackend) -> None:
         # The pragma reads shared memory, the head is the end of a tree with cached pages: microseconds, and no waiting
         # for writers. A thread hand-off would cost ten times as much.
-        version, busy_until = None, 0.0
+        version, head, busy_until = None, -1, 0.0
         while True:
             try:
                 connection = await self._run(backend.watcher)
@@ -287,9 +287,12 @@ class EventStore:
                         found = connection.execute("PRAGMA data_version").fetchone()[0]
                     now = trio.current_time()
                     if found != version:
-                        version, busy_until = found, now + BUSY_FOR_S
+                        version, before = found, head
                         with translated(self._backend):
-                            self._heard_of(backend.head_on(connection))
+                            head = backend.head_on(connection)
+                        if head != before:  # a lease that was renewed is no reason to look more often
+                            busy_until = now + BUSY_FOR_S
+                        self._heard_of(head)
                         self.planes_moved.tell()
                     await trio.sleep(POLL_BUSY_S if now < busy_until else POLL_IDLE_S)
             except StoreUnavailable as error:
