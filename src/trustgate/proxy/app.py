@@ -16,18 +16,20 @@ import structlog
 import trio
 
 from trustgate.proxy import pipeline
+from trustgate.proxy.call import header_value
 from trustgate.proxy.decoding import TooLarge
 from trustgate.proxy.errors import Refusal, error_body
 from trustgate.proxy.exchange import Exchange, HeaderList, Reply
 from trustgate.proxy.guarding import after_answer
 from trustgate.proxy.services import ProxyServices
-from trustgate.wire.response_head import HeaderBlock
+from trustgate.wire.response_head import HeaderBlock, header_lines
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 LATE_POLICIES_S = 30.0
+MAX_BLOCKS = 1024
 PROBES = frozenset({"/healthz", "/health", "/readyz"})
 JSON = (b"content-type", b"application/json")
 SECURITY: HeaderList = [
@@ -49,6 +51,7 @@ class ProxyApp:
 
     def __init__(self, services: ProxyServices) -> None:
         self._services = services
+        self._blocks: dict[tuple[tuple[bytes, bytes], ...], bytes] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -66,14 +69,19 @@ class ProxyApp:
         secure = scope.get("scheme") == "https"
         try:
             reply = await self._answer(exchange)
-            headers = self._headers(exchange, reply, secure)
-            exchange.reply_status, exchange.reply_headers = reply.status, headers
-            if reply.stream is None:
+            exchange.reply_status, exchange.reply_headers = reply.status, reply.headers
+            fast = (scope.get("extensions") or {}).get("trustgate")
+            if reply.stream is not None:
+                await self._stream(exchange, reply, self._headers(exchange, reply, secure), send)
+            else:
                 exchange.reply_body = reply.body
                 exchange.first_byte_at = perf_counter()
-                await self._respond(scope, send, reply.status, headers, reply.body)
-            else:
-                await self._stream(exchange, reply, headers, send)
+                usual = exchange.run is None and exchange.trace_id and exchange.session_id and not secure
+                if fast is not None and usual and not exchange.session_supplied:
+                    await fast["respond"](reply.status, (), reply.body, self._block(exchange, reply))
+                else:
+                    headers = self._headers(exchange, reply, secure)
+                    await self._respond(scope, send, reply.status, headers, reply.body)
         except BaseException:  # the client left, or the server goes down
             exchange.aborted = True
             raise
@@ -95,9 +103,10 @@ class ProxyApp:
             return Reply(status=500, headers=[JSON], body=b'{"error":"Internal server error"}')
 
     def _headers(self, exchange: Exchange, reply: Reply, secure: bool) -> HeaderList:
+        """Every header of the answer but the security block."""
         headers = [pair for pair in reply.headers if pair[0] not in OWN] if exchange.run else list(reply.headers)
         if exchange.session_id:
-            headers.append((b"x-session-id", exchange.session_id.encode("latin-1", "replace")))
+            headers.append((b"x-session-id", header_value(exchange.session_id)))
         if exchange.trace_id:
             headers.append((b"x-ag-trace-id", exchange.trace_id.encode()))
         if exchange.view is not None:
@@ -105,6 +114,18 @@ class ProxyApp:
         if secure:
             headers.append(HSTS)
         return headers
+
+    def _block(self, exchange: Exchange, reply: Reply) -> HeaderBlock:
+        """The whole header block of an answer without policies, in the usual case: most of it is spelled only once."""
+        key = tuple(reply.headers)
+        lines = self._blocks.get(key)
+        if lines is None:
+            if len(self._blocks) >= MAX_BLOCKS:  # models are named by clients
+                self._blocks.clear()
+            lines = self._blocks[key] = header_lines(reply.headers) + SECURITY_BLOCK.lines
+        version = exchange.view.version if exchange.view is not None else 0
+        own = f"X-Session-Id: {exchange.session_id}\r\nX-Ag-Trace-Id: {exchange.trace_id}\r\n"
+        return HeaderBlock(lines + f"{own}X-Ag-Config-Version: {version}\r\n".encode())
 
     async def _respond(
         self, scope: Scope, send: Send, status: int, headers: HeaderList, body: bytes, *, routed: bool = True

@@ -29,11 +29,14 @@ class _Random:
     def __init__(self) -> None:
         self._left = b""
         self._at = 0
-        self._pid = 0
+        os.register_at_fork(after_in_child=self._forget)  # a forked process must not repeat its parent
+
+    def _forget(self) -> None:
+        self._left, self._at = b"", 0
 
     def hex(self, size: int) -> str:
-        if self._at + size > len(self._left) or self._pid != os.getpid():  # a forked process must not repeat us
-            self._left, self._at, self._pid = os.urandom(_POOL_BYTES), 0, os.getpid()
+        if self._at + size > len(self._left):
+            self._left, self._at = os.urandom(_POOL_BYTES), 0
         at = self._at
         self._at = at + size
         return self._left[at : at + size].hex()
