@@ -13,6 +13,8 @@ from trustgate.app.catalog import Catalog
 from trustgate.app.storage import Shared, open_shared, server_key, store_of
 from trustgate.balance.embedding import Embedder
 from trustgate.domain.entities import EmbeddingConfig
+from trustgate.policies.answer_stores import RedisAnswers
+from trustgate.policies.http import pool_http
 from trustgate.policies.plugin import Environment, Price
 from trustgate.policies.plugin import Services as PolicyServices
 from trustgate.providers.catalog import ModelCatalog
@@ -76,6 +78,8 @@ async def open_parts(settings: Settings, planes: frozenset[str]) -> AsyncIterato
                 providers=providers,
                 policies=PolicyServices(
                     limits=shared.limits,
+                    http=pool_http(pool),
+                    caches={"redis": RedisAnswers(shared.redis)} if shared.redis is not None else {},
                     price=lambda provider, model: price_of(models, provider, model),
                     environment=environment,
                     clock=time.time,

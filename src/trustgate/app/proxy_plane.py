@@ -19,6 +19,7 @@ from trustgate.balance.redis_health import RedisHealth
 from trustgate.identity.authenticate import IdentityServices
 from trustgate.identity.jwks import HttpFetcher, KeySets
 from trustgate.identity.verify import Introspector
+from trustgate.policies.cors import Cors, CorsSettings
 from trustgate.policies.engine import compile_chain
 from trustgate.providers.prepare import client_for
 from trustgate.providers.registry import PROVIDERS
@@ -46,6 +47,23 @@ def proxy_config(settings: Settings) -> ProxyConfig:
         max_body_bytes=settings.server.max_body_bytes,
         plan_limit=upstream.plan_rate_limit_enabled,
         telemetry=settings.telemetry.enabled,
+    )
+
+
+def proxy_cors(settings: Settings) -> Cors | None:
+    """CORS for browsers that call the proxy; None, the default, sends no CORS headers."""
+    cors = settings.cors
+    if not cors.proxy_allow_origins:
+        return None
+    return Cors(
+        CorsSettings(
+            origins=cors.proxy_allow_origins,
+            methods=cors.allow_methods,
+            headers=(*cors.allow_headers, "X-AG-API-Key", "X-AG-Gateway-Slug"),
+            expose_headers=cors.expose_headers,
+            credentials=cors.allow_credentials,
+            max_age_s=int(cors.max_age) if cors.max_age.isdigit() else 600,
+        )
     )
 
 
@@ -111,6 +129,7 @@ async def open_proxy(
             policies=parts.policies,
             runtimes=runtimes,
             observer=observer,
+            cors=proxy_cors(settings),
             background=background,
             readiness=readiness,
             now=time.time,

@@ -20,7 +20,7 @@ from trustgate.proxy.call import header_value
 from trustgate.proxy.decoding import TooLarge
 from trustgate.proxy.errors import Refusal, error_body
 from trustgate.proxy.exchange import Exchange, HeaderList, Reply
-from trustgate.proxy.guarding import after_answer
+from trustgate.proxy.guarding import after_answer, wire_headers
 from trustgate.proxy.services import ProxyServices
 from trustgate.wire.response_head import HeaderBlock, header_lines
 
@@ -61,6 +61,12 @@ class ProxyApp:
         if path in PROBES and scope["method"] in ("GET", "HEAD"):
             await self._respond(scope, send, *self._probe(path), routed=False)
             return
+        cors = self._services.cors
+        if cors is not None:
+            preflight = cors.preflight(scope["method"].encode(), scope["headers"])
+            if preflight is not None:
+                await self._respond(scope, send, preflight.status, wire_headers(preflight.headers), b"")
+                return
         body = await read_body(scope, receive)
         client = scope.get("client")
         exchange = Exchange(
@@ -76,7 +82,9 @@ class ProxyApp:
             else:
                 exchange.reply_body = reply.body
                 exchange.first_byte_at = perf_counter()
-                usual = exchange.run is None and exchange.trace_id and exchange.session_id and not secure
+                usual = (
+                    exchange.run is None and cors is None and exchange.trace_id and exchange.session_id and not secure
+                )
                 if fast is not None and usual and not exchange.session_supplied:
                     await fast["respond"](reply.status, (), reply.body, self._block(exchange, reply))
                 else:
@@ -113,6 +121,8 @@ class ProxyApp:
             headers.append((b"x-ag-config-version", b"%d" % exchange.view.version))
         if secure:
             headers.append(HSTS)
+        if self._services.cors is not None:
+            headers += wire_headers(self._services.cors.answer_headers(exchange.headers))
         return headers
 
     def _block(self, exchange: Exchange, reply: Reply) -> HeaderBlock:

@@ -62,6 +62,8 @@ async def before_upstream(exchange: Exchange) -> Reply | None:
     assert runtime is not None
     chain = runtime.chain
     exchange.run = Run()
+    if exchange.principal is not None and exchange.principal.claims:
+        exchange.run.notes["verified_claims"] = exchange.principal.claims
     request = exchange.policy_request = policy_request(exchange)
     if not chain.has_pre_request:
         return None
@@ -134,7 +136,7 @@ async def after_answer(exchange: Exchange) -> None:
         return
     chain = runtime.chain
     try:
-        if chain.has_post_response and exchange.answered:
+        if chain.has_post_response and (exchange.answered or exchange.usage is not None):
             response = PolicyResponse(
                 status=exchange.reply_status,
                 body=lines_of(exchange.reply_body) if exchange.streaming else exchange.reply_body,
@@ -143,7 +145,9 @@ async def after_answer(exchange: Exchange) -> None:
                 usage=token_usage(exchange),
                 model=exchange.provider_model,
             )
-            await chain.post_response(msgspec.structs.replace(request, body=exchange.body), response, run)
+            # An answer that was produced and then blocked is not delivered, but it was paid for.
+            late = msgspec.structs.replace(request, body=exchange.body)
+            await chain.post_response(late, response, run, charge_only=not exchange.answered)
     finally:
         await chain.release(run)
 

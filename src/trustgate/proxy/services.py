@@ -12,6 +12,7 @@ from trustgate.balance.health import HealthBook
 from trustgate.balance.hints import ComplexityScorer, SemanticHints
 from trustgate.identity.authenticate import IdentityServices
 from trustgate.limits.ops import Limits
+from trustgate.policies.cors import Cors
 from trustgate.policies.plugin import Services as PolicyServices
 from trustgate.providers.services import Services as ProviderServices
 from trustgate.proxy.exchange import Exchange
@@ -89,6 +90,7 @@ class ProxyServices(msgspec.Struct, frozen=True, kw_only=True):
     policies: PolicyServices
     runtimes: Runtimes
     observer: Observer
+    cors: Cors | None
     background: trio.Nursery
     readiness: Readiness
     now: Callable[[], float]

@@ -199,7 +199,7 @@ class McpConnect(Struct, frozen=True):
 
 
 class Cors(Struct, frozen=True):
-    """CORS of the Admin API; the traffic planes send no CORS headers."""
+    """CORS of the Admin API, and, where origins are named for it, of the proxy plane."""
 
     allow_origins: Annotated[tuple[str, ...], Var("CORS_ALLOW_ORIGINS", CSV, "Allowed origins.")] = ("*",)
     allow_methods: Annotated[tuple[str, ...], Var("CORS_ALLOW_METHODS", CSV, "Allowed methods.")] = (
@@ -222,6 +222,15 @@ class Cors(Struct, frozen=True):
         bool, Var("CORS_ALLOW_CREDENTIALS", BOOL, "Allow credentials; refused together with the origin `*`.")
     ] = False
     max_age: Annotated[str, Var("CORS_MAX_AGE", STR, "`Access-Control-Max-Age`, seconds.")] = "600"
+    proxy_allow_origins: Annotated[
+        tuple[str, ...],
+        Var(
+            "PROXY_CORS_ALLOW_ORIGINS",
+            CSV,
+            "Origins that browsers may call the proxy from; preflights are then answered before authentication.",
+            default_text="none: the proxy sends no CORS headers",
+        ),
+    ] = ()
 
 
 class Admin(Struct, frozen=True):
