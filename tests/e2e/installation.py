@@ -1,4 +1,4 @@
-"""A running installation for tests that speak to it as clients do: `trustgate run` as a process, and an admin client."""
+"""A running installation for tests that speak to it as clients do: processes on free ports, and an admin client."""
 
 from __future__ import annotations
 
@@ -101,7 +101,9 @@ class Demo:
 
 def environment(folder: pathlib.Path, admin: int, proxy: int, more: Mapping[str, str]) -> dict[str, str]:
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
-    public_key = MACHINE_KEY[MACHINE_KEY.index("-----BEGIN PUBLIC") : MACHINE_KEY.index("-----END PUBLIC KEY-----") + 24]
+    public_key = MACHINE_KEY[
+        MACHINE_KEY.index("-----BEGIN PUBLIC") : MACHINE_KEY.index("-----END PUBLIC KEY-----") + 24
+    ]
     return kept | {
         "TRUSTGATE_DATA_DIR": str(folder),
         "SERVER_SECRET_KEY": SECRET,

@@ -324,7 +324,7 @@ class Pool:
                 await connection.exchange(head, body, bodyless=method == "HEAD")
             except PeerClosed as closed:
                 self.release(pool, connection)
-                stale = connection.uses > 1 and connection.unanswered and closed.reset
+                stale = connection.uses > 1 and connection.unanswered and not closed.delivered
                 if fresh or not stale or monotonic() - sent_at > _STALE_WINDOW_S:
                     raise
                 self._retried += 1

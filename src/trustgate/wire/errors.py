@@ -44,14 +44,14 @@ class ProtocolError(WireError):
 class PeerClosed(WireError):
     """The peer closed or reset the connection before the message was complete.
 
-    `answered` is True once the response head had been received. `reset` is True when the peer's TCP refused what was
-    sent: its program cannot have read the whole request. A clean close tells nothing of the kind.
+    `answered` is True once the response head had been received. `delivered` is False when the request could not even be
+    sent completely, so that the peer cannot have acted on it.
     """
 
-    def __init__(self, message: str, *, answered: bool, reset: bool = False) -> None:
+    def __init__(self, message: str, *, answered: bool, delivered: bool = True) -> None:
         super().__init__(message)
         self.answered = answered
-        self.reset = reset
+        self.delivered = delivered
 
 
 class BodyTooLarge(WireError):

@@ -133,9 +133,9 @@ class Upstream:
                 try:
                     data = await channel.receive(_READ_BYTES)
                 except (OSError, trio.ClosedResourceError) as error:
-                    raise self._failure(broken or error) from error
+                    raise self._failure(broken or error, delivered=broken is None) from error
                 if not data:
-                    raise self._failure(broken)
+                    raise self._failure(broken, delivered=broken is None)
                 self._received = True
                 self._feed(data)
                 self._count_overhead(data, self.has_head)
@@ -177,14 +177,14 @@ class Upstream:
                 return
             raise ProtocolError("invalid response") from error
 
-    def _failure(self, error: Exception | None) -> Exception:
+    def _failure(self, error: Exception | None, *, delivered: bool = True) -> Exception:
         if self.timed_out is not None:
             return TimedOut(self.timed_out)
         if isinstance(error, ssl.SSLError):
             return TlsFailed(error.reason or "TLS failed")
         reset = isinstance(error, (ConnectionResetError, BrokenPipeError))
         text = "connection reset by peer" if reset else "connection closed by peer"
-        return PeerClosed(text, answered=self.has_head, reset=reset)
+        return PeerClosed(text, answered=self.has_head, delivered=delivered)
 
     async def read_some(self) -> None:
         """Read more of the body into `parts` (possibly nothing); sets `complete` at its end."""

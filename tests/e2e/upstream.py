@@ -1,0 +1,231 @@
+"""A provider that misbehaves on demand: behaviours by the first segment of the path, every request recorded.
+
+Raw sockets and threads, so that each byte, pause, cut and reset is ours.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import json
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+TEXT = "Hello from the provider"
+COMPLETION = {
+    "id": "chatcmpl-1",
+    "object": "chat.completion",
+    "created": 1700000000,
+    "model": "m-up",
+    "choices": [{"index": 0, "message": {"role": "assistant", "content": TEXT}, "finish_reason": "stop"}],
+    "usage": {"prompt_tokens": 5, "completion_tokens": 4, "total_tokens": 9},
+}
+
+
+def chunk(delta: dict[str, Any], finish: str | None = None) -> bytes:
+    event = {
+        "id": "chatcmpl-1",
+        "object": "chat.completion.chunk",
+        "created": 1700000000,
+        "model": "m-up",
+        "choices": [{"index": 0, "delta": delta, "finish_reason": finish}],
+    }
+    return b"data: " + json.dumps(event, ensure_ascii=False).encode() + b"\n\n"
+
+
+USAGE = b'data: {"id":"chatcmpl-1","object":"chat.completion.chunk","created":1700000000,"model":"m-up","choices":[],'
+USAGE += b'"usage":{"prompt_tokens":5,"completion_tokens":4,"total_tokens":9}}\n\n'
+DONE = b"data: [DONE]\n\n"
+ROLE = chunk({"role": "assistant", "content": ""})
+WORDS = [chunk({"content": word}) for word in ("Hello ", "from ", "the ", "provider")]
+STREAM = [ROLE, *WORDS, chunk({}, "stop"), USAGE, DONE]
+
+
+class Request:
+    """One received request; `gone_at` is when the peer's end was noticed while the answer was pending."""
+
+    def __init__(self, method: str, path: str, headers: dict[str, str], body: bytes) -> None:
+        self.method, self.path, self.headers, self.body = method, path, headers, body
+        self.gone = threading.Event()
+        self.gone_at = 0.0
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+class Peer:
+    """The socket of one request, with the vocabulary of the behaviours."""
+
+    def __init__(self, sock: socket.socket, request: Request) -> None:
+        self.sock, self.request = sock, request
+        self.streamed = b'"stream":true' in request.body.replace(b" ", b"")
+
+    def head(self, status: int, headers: dict[str, str]) -> None:
+        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        self.sock.sendall(f"HTTP/1.1 {status} X\r\n{lines}\r\n".encode())
+
+    def whole(self, status: int, body: bytes, **headers: str) -> None:
+        given = {name.replace("_", "-"): value for name, value in headers.items()}
+        self.head(status, {"Content-Type": "application/json", "Content-Length": str(len(body))} | given)
+        self.sock.sendall(body)
+
+    def begin(self, kind: str = "text/event-stream") -> None:
+        self.head(200, {"Content-Type": kind, "Transfer-Encoding": "chunked"})
+
+    def part(self, data: bytes) -> None:
+        self.sock.sendall(b"%x\r\n%b\r\n" % (len(data), data))
+
+    def end(self) -> None:
+        self.sock.sendall(b"0\r\n\r\n")
+
+    def reset(self) -> None:
+        """Close so that the peer sees a connection reset."""
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.sock.close()
+
+    def wait_gone(self, seconds: float = 10.0) -> None:
+        """Stay silent until the peer hangs up."""
+        self.sock.settimeout(seconds)
+        with contextlib.suppress(OSError):
+            self.sock.recv(1)
+        self.request.gone_at = time.monotonic()
+        self.request.gone.set()
+
+
+def ok(peer: Peer) -> None:
+    if not peer.streamed:
+        peer.whole(200, json.dumps(COMPLETION).encode())
+        return
+    peer.begin()
+    for event in STREAM:
+        peer.part(event)
+    peer.end()
+
+
+def status(code: int, **headers: str) -> Callable[[Peer], None]:
+    body = json.dumps({"error": {"message": f"status {code}", "type": "t"}}).encode()
+    return lambda peer: peer.whole(code, body, **headers)
+
+
+def stream_of(*events: bytes, end: str = "close") -> Callable[[Peer], None]:
+    """Send the events, then `close` (cut without the last chunk), `reset`, `end` cleanly, or `stall`."""
+
+    def behave(peer: Peer) -> None:
+        peer.begin()
+        for event in events:
+            peer.part(event)
+            time.sleep(0.01)
+        if end == "reset":
+            peer.reset()
+        elif end == "end":
+            peer.end()
+        elif end == "stall":
+            peer.wait_gone()
+
+    return behave
+
+
+def gzipped(peer: Peer) -> None:
+    peer.whole(200, gzip.compress(json.dumps(COMPLETION).encode()), Content_Encoding="gzip")
+
+
+def half_body(peer: Peer) -> None:
+    peer.head(200, {"Content-Type": "application/json", "Content-Length": "500"})
+    peer.sock.sendall(b'{"id":')
+
+
+def half_head(peer: Peer) -> None:
+    peer.sock.sendall(b"HTTP/1.1 200 OK\r\nContent-")
+    peer.reset()
+
+
+def bad_chunk(peer: Peer) -> None:
+    peer.begin("application/json")
+    peer.sock.sendall(b"zz\r\n{}\r\n")
+
+
+def error_inside(peer: Peer) -> None:
+    peer.whole(200, b'{"error":{"message":"the engine is overloaded","type":"server_error","code":503}}')
+
+
+BEHAVIOURS: dict[str, Callable[[Peer], None]] = {
+    "ok": ok,
+    "drop": lambda peer: None,
+    "reset": Peer.reset,
+    "half-head": half_head,
+    "half-body": half_body,
+    "bad-chunk": bad_chunk,
+    "silent": lambda peer: peer.wait_gone(),
+    "gzip": gzipped,
+    "error-inside": error_inside,
+    "html": lambda peer: peer.whole(200, b"<html>not json</html>", Content_Type="text/html"),
+    **{str(code): status(code) for code in (400, 401, 404, 408, 429, 500, 502, 503, 529)},
+    "429-now": status(429, Retry_After="0"),
+    "429-later": status(429, Retry_After="3600"),
+    "stream-cut": stream_of(ROLE, *WORDS[:2]),
+    "stream-reset": stream_of(ROLE, *WORDS[:2], end="reset"),
+    "stream-cut-utf8": stream_of(ROLE, chunk({"content": "h\u00e9llo"})[:-24]),
+    "stream-no-done": stream_of(ROLE, *WORDS, chunk({}, "stop"), end="end"),
+    "stream-malformed": stream_of(ROLE, b"data: {broken\n\n", *WORDS, chunk({}, "stop"), DONE, end="end"),
+    "stream-role-cut": stream_of(ROLE),
+    "stream-empty": stream_of(end="end"),
+    "stream-error-first": stream_of(b'data: {"error":{"message":"overloaded","type":"server_error"}}\n\n', end="end"),
+    "stream-stall": stream_of(ROLE, *WORDS[:2], end="stall"),
+    "stream-huge": stream_of(ROLE, b"data: " + b"x" * (2 * 1024 * 1024 + 10) + b"\n\n", end="end"),
+}
+
+
+class FaultyUpstream:
+    """Serves until closed. `requests(name)` are those that a behaviour received, in order."""
+
+    def __init__(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self._received: list[tuple[str, Request]] = []
+        self._lock = threading.Lock()
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def url(self, name: str) -> str:
+        return f"http://127.0.0.1:{self.port}/{name}/v1"
+
+    def requests(self, name: str) -> list[Request]:
+        with self._lock:
+            return [request for found, request in self._received if found == name]
+
+    def forget(self) -> None:
+        with self._lock:
+            self._received.clear()
+
+    def close(self) -> None:
+        self._listener.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                sock, _ = self._listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._serve, args=(sock,), daemon=True).start()
+
+    def _serve(self, sock: socket.socket) -> None:
+        with contextlib.suppress(OSError, ValueError), sock:
+            file = sock.makefile("rb")
+            while line := file.readline():
+                method, path, _ = line.decode().split(" ")
+                headers: dict[str, str] = {}
+                while (field := file.readline()) not in (b"\r\n", b""):
+                    name, _, value = field.decode().partition(":")
+                    headers[name.lower()] = value.strip()
+                body = file.read(int(headers.get("content-length", "0")))
+                request = Request(method, path, headers, body)
+                name = path.split("/")[1]
+                with self._lock:
+                    self._received.append((name, request))
+                BEHAVIOURS[name](Peer(sock, request))
+                if name not in ("ok", "gzip", "html", "error-inside") and not name[0].isdigit():
+                    return
