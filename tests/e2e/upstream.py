@@ -153,8 +153,43 @@ def error_inside(peer: Peer) -> None:
     peer.whole(200, b'{"error":{"message":"the engine is overloaded","type":"server_error","code":503}}')
 
 
+CALL = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": '{"city":"Paris"}'}}
+
+
+def calls_a_tool(peer: Peer) -> None:
+    """Answer with a tool call; streamed, its arguments come in fragments."""
+    if not peer.streamed:
+        message = {"role": "assistant", "content": None, "tool_calls": [CALL]}
+        choice = {"index": 0, "message": message, "finish_reason": "tool_calls"}
+        peer.whole(200, json.dumps(COMPLETION | {"choices": [choice]}).encode())
+        return
+    opening = {"index": 0, "id": "call_1", "type": "function", "function": {"name": "weather", "arguments": ""}}
+    parts = [{"index": 0, "function": {"arguments": text}} for text in ('{"ci', 'ty":"Pa', 'ris"}')]
+    peer.begin()
+    for event in (ROLE, *(chunk({"tool_calls": [part]}) for part in [opening, *parts]), chunk({}, "tool_calls")):
+        peer.part(event)
+    for event in (USAGE, DONE):
+        peer.part(event)
+    peer.end()
+
+
+def slowly(peer: Peer) -> None:
+    """A stream that goes on until the client leaves."""
+    peer.begin()
+    peer.part(ROLE)
+    try:
+        for _ in range(2000):
+            peer.part(WORDS[0])
+            time.sleep(0.005)
+    except OSError:
+        peer.request.gone_at = time.monotonic()
+        peer.request.gone.set()
+
+
 BEHAVIOURS: dict[str, Callable[[Peer], None]] = {
     "ok": ok,
+    "tools": calls_a_tool,
+    "slow": slowly,
     "drop": lambda peer: None,
     "reset": Peer.reset,
     "half-head": half_head,
@@ -227,5 +262,5 @@ class FaultyUpstream:
                 with self._lock:
                     self._received.append((name, request))
                 BEHAVIOURS[name](Peer(sock, request))
-                if name not in ("ok", "gzip", "html", "error-inside") and not name[0].isdigit():
+                if name not in ("ok", "tools", "gzip", "html", "error-inside") and not name[0].isdigit():
                     return
