@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
+import msgspec
 import structlog
 import trio
 
@@ -22,6 +23,7 @@ from trustgate.admin.services import (
     MachineSettings,
 )
 from trustgate.app.announce import Announcer
+from trustgate.app.observer import TRACE_KEY
 from trustgate.app.parts import Parts
 from trustgate.app.readiness import Readiness
 from trustgate.domain import events
@@ -121,6 +123,12 @@ def admin_services(parts: Parts, readiness: Readiness) -> AdminServices:
         recorded = await parts.store.read(gateway_stream(gateway_id), after_version, limit)
         return [(one.version, events.decode(one.data, one.position)) for one in recorded]
 
+    async def playground_trace(trace_id: str) -> Json | None:
+        if not parts.settings.telemetry.playground_traces:
+            return None
+        data = await parts.shared.state.get(TRACE_KEY + trace_id)
+        return msgspec.json.decode(data, type=dict[str, Any]) if data is not None else None
+
     async def dependencies() -> Mapping[str, str]:
         return readiness.now()
 
@@ -134,6 +142,7 @@ def admin_services(parts: Parts, readiness: Readiness) -> AdminServices:
         mcp_servers_catalog=list,
         probe=test_connection,
         registry_tools=registry_tools,
+        playground_trace=playground_trace,
         history=history,
         readiness=dependencies,
         access_log=access_log(),

@@ -1,0 +1,177 @@
+"""What may leave with a request's record: headers and bodies without secrets, bounded (spec 06 §10). Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, cast
+
+import msgspec
+
+REDACTED = "[REDACTED]"
+CAP_BYTES = 1024 * 1024
+CUT = "...[truncated]"
+HEADERS = frozenset(
+    [
+        "authorization",
+        "proxy-authorization",
+        "www-authenticate",
+        "authentication",
+        "cookie",
+        "set-cookie",
+        "x-api-key",
+        "api-key",
+        "apikey",
+        "x-tg-api-key",
+        "x-ag-api-key",
+        "x-ag-playground-token",
+        "x-auth-token",
+        "x-access-token",
+        "x-amz-security-token",
+        "x-amz-credential",
+        "x-goog-api-key",
+        "x-csrf-token",
+        "x-xsrf-token",
+    ]
+)
+SCHEMED = frozenset({"authorization", "proxy-authorization"})
+KEYS = frozenset(
+    [
+        "password",
+        "passwd",
+        "secret",
+        "token",
+        "api_key",
+        "apikey",
+        "authorization",
+        "credential",
+        "access_token",
+        "refresh_token",
+        "client_secret",
+        "private_key",
+    ]
+)
+KEY_ENDINGS = ("_api_key", "-api-key", "_apikey")
+OPTIONAL_MEMBERS = (
+    "tools",
+    "functions",
+    "tool_choice",
+    "function_call",
+    "toolsConfig",
+    "generationConfig",
+    "safetySettings",
+)
+
+
+def canonical(name: str) -> str:
+    """`x-ag-gateway-slug` as `X-Ag-Gateway-Slug`."""
+    return "-".join(part[:1].upper() + part[1:].lower() for part in name.split("-"))
+
+
+def header_map(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, list[str]]:
+    """Headers by canonical name, secrets redacted."""
+    found: dict[str, list[str]] = {}
+    for raw_name, raw_value in headers:
+        name, value = raw_name.decode("latin-1").lower(), raw_value.decode("utf-8", "replace")
+        if name in HEADERS or name.endswith("-api-key"):
+            value = redacted_header(name, value)
+        found.setdefault(canonical(name), []).append(value)
+    return found
+
+
+def redacted_header(name: str, value: str) -> str:
+    scheme = value.split(" ", 1)[0].lower()
+    if name in SCHEMED and scheme in ("bearer", "basic"):
+        return f"{scheme.capitalize()} {REDACTED}"
+    return REDACTED
+
+
+def is_secret_key(key: str) -> bool:
+    name = key.strip().lower()
+    return name in KEYS or name.endswith(KEY_ENDINGS)
+
+
+def redact(value: Any) -> tuple[Any, bool]:
+    """`value` without the strings under secret keys, and whether any was there."""
+    if isinstance(value, dict):
+        found, result = False, dict[str, Any]()
+        for key, item in cast("dict[str, Any]", value).items():
+            inner, hit = secret_value(item) if is_secret_key(key) else redact(item)
+            result[key] = inner
+            found = found or hit
+        return result, found
+    if isinstance(value, list):
+        pairs = [redact(item) for item in cast("list[Any]", value)]
+        return [item for item, _ in pairs], any(hit for _, hit in pairs)
+    return value, False
+
+
+def secret_value(value: Any) -> tuple[Any, bool]:
+    """What stands under a secret key: strings go, lists element by element, objects are looked into, the rest stays."""
+    if isinstance(value, str):
+        return REDACTED, True
+    if isinstance(value, list):
+        pairs = [secret_value(item) for item in cast("list[Any]", value)]
+        return [item for item, _ in pairs], any(hit for _, hit in pairs)
+    return redact(value)
+
+
+def body_text(body: bytes, content_type: str) -> str:
+    """A body for the record: JSON redacted (re-written only if it held a secret), everything bounded to 1 MiB."""
+    kind = content_type.split(";")[0].strip().lower()
+    looks_json = body.lstrip()[:1] in (b"{", b"[")
+    if looks_json and (not kind or kind == "application/json" or kind.endswith("+json")):
+        try:
+            document = msgspec.json.decode(body)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return cut(body)
+        document, hit = redact(document)
+        text = msgspec.json.encode(document, order="sorted") if hit else body
+        return text.decode() if len(text) <= CAP_BYTES else shrink(document)
+    if kind == "multipart/form-data":
+        return '{"_multipart":true}'
+    return cut(body)
+
+
+def cut(body: bytes) -> str:
+    if len(body) <= CAP_BYTES:
+        return body.decode("utf-8", "replace")
+    return body[:CAP_BYTES].decode("utf-8", "ignore") + CUT
+
+
+def shrink(document: Any) -> str:
+    """An oversized JSON document made to fit while it stays valid JSON (spec 06 §10, cap)."""
+    if isinstance(document, list):
+        rows = cast("list[Any]", document)
+        while rows and size(rows) > CAP_BYTES:
+            rows = rows[: len(rows) // 2]
+        return msgspec.json.encode(rows).decode()
+    fields = cast("dict[str, Any]", document) | {"_nt_truncated": True}
+    for name in ("messages", "contents"):
+        turns = fields.get(name)
+        while isinstance(turns, list) and len(cast("list[Any]", turns)) > 2 and size(fields) > CAP_BYTES:
+            kept = cast("list[Any]", turns)
+            turns = fields[name] = [kept[0], *kept[max(2, len(kept) // 2) :]]
+    for name in OPTIONAL_MEMBERS:
+        if size(fields) <= CAP_BYTES:
+            break
+        fields.pop(name, None)
+    limit = CAP_BYTES // 4
+    while size(fields) > CAP_BYTES and limit >= 256:
+        fields = cast("dict[str, Any]", shorten(fields, limit))
+        limit //= 4
+    return msgspec.json.encode(fields).decode() if size(fields) <= CAP_BYTES else '{"_nt_truncated":true}'
+
+
+def size(value: Any) -> int:
+    return len(msgspec.json.encode(value))
+
+
+def shorten(value: Any, limit: int) -> Any:
+    if isinstance(value, str):
+        raw = value.encode()
+        return value if len(raw) <= limit else raw[:limit].decode("utf-8", "ignore") + CUT
+    if isinstance(value, list):
+        return [shorten(item, limit) for item in cast("list[Any]", value)]
+    if isinstance(value, dict):
+        return {key: shorten(item, limit) for key, item in cast("dict[str, Any]", value).items()}
+    return value

@@ -1,0 +1,71 @@
+"""Spec 06 §10: what leaves of headers and bodies."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from trustgate.telemetry.sanitize import CAP_BYTES, body_text, header_map
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "shown"),
+    [
+        ("authorization", "Bearer abc", "Bearer [REDACTED]"),
+        ("authorization", "basic abc", "Basic [REDACTED]"),
+        ("authorization", "Digest abc", "[REDACTED]"),
+        ("x-ag-api-key", "ag_1", "[REDACTED]"),
+        ("x-acme-api-key", "1", "[REDACTED]"),
+        ("cookie", "a=b", "[REDACTED]"),
+        ("x-ag-gateway-slug", "acme", "acme"),
+    ],
+)
+def test_headers(name: str, value: str, shown: str) -> None:
+    (found,) = header_map([(name.encode(), value.encode())]).values()
+    assert found == [shown]
+
+
+def test_header_names_are_canonical_and_values_listed() -> None:
+    assert header_map([(b"x-ag-a", b"1"), (b"X-AG-A", b"2")]) == {"X-Ag-A": ["1", "2"]}
+
+
+@pytest.mark.parametrize(
+    ("body", "shown"),
+    [
+        ('{"a":1,  "b":[ ]}', '{"a":1,  "b":[ ]}'),
+        ('{"b":1,"token":"x"}', '{"b":1,"token":"[REDACTED]"}'),
+        ('{"My_API_KEY":["x",{"y":"z"},5]}', '{"My_API_KEY":["[REDACTED]",{"y":"z"},5]}'),
+        (
+            '{"secret":{"inner":"kept","password":"x"},"max":1}',
+            '{"max":1,"secret":{"inner":"kept","password":"[REDACTED]"}}',
+        ),
+        ('{"token":5}', '{"token":5}'),
+        ('{"max_tokens":5}', '{"max_tokens":5}'),
+        ("not json", "not json"),
+    ],
+)
+def test_json_bodies(body: str, shown: str) -> None:
+    assert body_text(body.encode(), "application/json; charset=utf-8") == shown
+
+
+def test_other_content_types_are_verbatim_and_bounded() -> None:
+    assert body_text(b'data: {"token":"x"}\n', "text/event-stream") == 'data: {"token":"x"}\n'
+    assert body_text(b"x" * (CAP_BYTES + 5), "text/plain").endswith("x...[truncated]")
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"messages": [{"role": "user", "content": "x" * 50_000} for _ in range(60)]},
+        {"messages": [{"role": "user", "content": "y" * 3_000_000}]},
+        {"tools": ["z" * 1_200_000], "model": "m"},
+        [{"a": "x" * 10_000} for _ in range(300)],
+    ],
+)
+def test_oversized_json_shrinks_and_stays_json(document: object) -> None:
+    text = body_text(json.dumps(document).encode(), "")
+    assert len(text.encode()) <= CAP_BYTES
+    shrunk = json.loads(text)
+    if isinstance(document, dict):
+        assert shrunk["_nt_truncated"] is True
