@@ -209,6 +209,16 @@ class RegistryTools(msgspec.Struct):
     tools: list[Json]
 
 
+class RegistryHealth(msgspec.Struct, omit_defaults=True):
+    """An addition: the state that the load balancers keep of a registry."""
+
+    registry_id: str
+    healthy: bool
+    failures: int
+    last_check: str = ""
+    last_error: str = ""
+
+
 class RegistryWeight(msgspec.Struct):
     registry_id: str
     weight: int

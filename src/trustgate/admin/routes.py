@@ -161,6 +161,8 @@ OPERATIONS: tuple[Operation, ...] = (
         body=inputs.RegistryUpdate, answer=answers.Registry, errors=(409, 422)),
     _op("DELETE", f"{GW}/registries/{{id}}", registries.delete, "within", "Delete a registry", "registries",
         status=204, errors=(409,)),
+    _op("GET", f"{GW}/registries/{{id}}/health", registries.health, "within", "What the balancers know of a registry",
+        "registries", answer=answers.RegistryHealth),
     _op("GET", f"{GW}/registries/{{id}}/tools", registries.tools, "within", "List the tools of an MCP registry",
         "registries", answer=answers.RegistryTools, errors=(422, 502)),
     # Consumers

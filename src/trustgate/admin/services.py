@@ -83,6 +83,10 @@ async def _no_history(gateway_id: str, after_version: int, limit: int) -> Sequen
     return []
 
 
+async def _no_health(registry_id: str) -> Json:
+    return {"healthy": True, "failures": 0}
+
+
 async def _no_dependencies() -> Mapping[str, str]:
     return {}
 
@@ -143,6 +147,9 @@ class AdminServices(msgspec.Struct, kw_only=True):
 
     config_sync_connections: Callable[[str | None, str | None], Awaitable[Sequence[Json]]] = _no_connections
     """Connection rows for an exact scope (None = all) and a tenant (None = platform), ordered by scope, instance."""
+
+    health: Callable[[str], Awaitable[Json]] = _no_health
+    """What the data planes last marked of a registry: `healthy`, `failures`, `last_check`?, `last_error`?."""
 
     history: Callable[[str, int, int], Awaitable[Sequence[tuple[int, Event]]]] = _no_history
     """Events of a gateway's stream with their versions, oldest first: gateway id, after which version, how many."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -123,6 +124,13 @@ def admin_services(parts: Parts, readiness: Readiness) -> AdminServices:
         recorded = await parts.store.read(gateway_stream(gateway_id), after_version, limit)
         return [(one.version, events.decode(one.data, one.position)) for one in recorded]
 
+    async def health(registry_id: str) -> Json:
+        status = await parts.health.status(registry_id)
+        at = datetime.fromtimestamp(status.last_check, UTC).isoformat() if status.last_check else None
+        return {"healthy": status.healthy, "failures": status.failures} | (
+            {"last_check": at.replace("+00:00", "Z"), "last_error": status.last_error} if at else {}
+        )
+
     async def playground_trace(trace_id: str) -> Json | None:
         if not parts.settings.telemetry.playground_traces:
             return None
@@ -142,6 +150,7 @@ def admin_services(parts: Parts, readiness: Readiness) -> AdminServices:
         mcp_servers_catalog=list,
         probe=test_connection,
         registry_tools=registry_tools,
+        health=health,
         playground_trace=playground_trace,
         history=history,
         readiness=dependencies,

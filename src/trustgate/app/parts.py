@@ -12,6 +12,8 @@ import msgspec
 from trustgate.app.catalog import Catalog
 from trustgate.app.storage import Shared, open_shared, server_key, store_of
 from trustgate.balance.embedding import Embedder
+from trustgate.balance.health import LocalHealth
+from trustgate.balance.redis_health import RedisHealth
 from trustgate.domain.entities import EmbeddingConfig
 from trustgate.policies.answer_stores import RedisAnswers
 from trustgate.policies.http import pool_http
@@ -39,6 +41,7 @@ class Parts(msgspec.Struct, kw_only=True, eq=False):
     policies: PolicyServices
     models: ModelCatalog
     catalog: Catalog
+    health: LocalHealth | RedisHealth
     embed: Callable[[EmbeddingConfig, str], Awaitable[Sequence[float]]]
 
 
@@ -85,6 +88,7 @@ async def open_parts(settings: Settings, planes: frozenset[str]) -> AsyncIterato
                     clock=time.time,
                 ),
                 models=models,
+                health=LocalHealth(time.time) if shared.redis is None else RedisHealth(shared.redis, time.time),
                 catalog=Catalog(environment, lambda entry: validate_exporter(entry, os.environ), {}),
                 embed=Embedder(pool),
             )

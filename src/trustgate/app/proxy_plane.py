@@ -12,7 +12,6 @@ from trustgate.actors.follower import Follower
 from trustgate.app.parts import Parts
 from trustgate.app.readiness import Readiness
 from trustgate.app.views import Views
-from trustgate.balance.health import LocalHealth
 from trustgate.balance.hints import ComplexityScorer, SemanticHints
 from trustgate.balance.probe import Prober
 from trustgate.balance.redis_health import RedisHealth
@@ -91,9 +90,8 @@ async def open_proxy(
         identity = await stack.enter_async_context(open_identity(parts.secret_key.encode()))
         background = await stack.enter_async_context(trio.open_nursery())
         stack.callback(background.cancel_scope.cancel)
-        health: LocalHealth | RedisHealth = LocalHealth(time.time)
-        if shared.redis is not None:
-            health = RedisHealth(shared.redis, time.time)
+        health = parts.health
+        if isinstance(health, RedisHealth):
             background.start_soon(health.run)
         prober = Prober(health, lambda registry, timeout_s: ask_health(parts, registry, timeout_s))
         background.start_soon(prober.run)

@@ -41,6 +41,10 @@ class HealthBook(Protocol):
 
     def statuses(self) -> list[HealthStatus]: ...
 
+    async def status(self, registry_id: str) -> HealthStatus:
+        """The mark of one registry; a healthy one when nothing is known."""
+        ...
+
 
 def failure_window_s(checks: HealthChecks) -> int:
     """How long a failure counts: the interval, and longer where probes come only once in an interval."""
@@ -119,13 +123,19 @@ class LocalHealth:
             self._down.add(registry.id)
 
     def statuses(self) -> list[HealthStatus]:
-        return [
-            HealthStatus(
-                registry_id=id_,
-                healthy=mark.healthy,
-                failures=mark.failures,
-                last_check=mark.last_check,
-                last_error=mark.error,
-            )
-            for id_, mark in self._marks.items()
-        ]
+        return [self._status(id_) for id_ in self._marks]
+
+    async def status(self, registry_id: str) -> HealthStatus:
+        return self._status(registry_id)
+
+    def _status(self, registry_id: str) -> HealthStatus:
+        mark = self._marks.get(registry_id)
+        if mark is None:
+            return HealthStatus(registry_id=registry_id, healthy=True, failures=0, last_check=0.0)
+        return HealthStatus(
+            registry_id=registry_id,
+            healthy=mark.healthy,
+            failures=mark.failures,
+            last_check=mark.last_check,
+            last_error=mark.error,
+        )

@@ -46,6 +46,24 @@ class StoredMark(msgspec.Struct, rename="pascal"):
     error: str = ""
 
 
+def read_mark(registry_id: str, value: bytes | str | None) -> HealthStatus | None:
+    """A stored mark; None when there is none or it cannot be read, which counts as healthy."""
+    if not value:
+        return None
+    try:
+        mark = msgspec.json.decode(value, type=StoredMark)
+        checked = datetime.fromisoformat(mark.last_check).timestamp() if mark.last_check else 0.0
+    except (msgspec.DecodeError, ValueError):
+        return None
+    return HealthStatus(
+        registry_id=registry_id,
+        healthy=mark.healthy,
+        failures=mark.failures,
+        last_check=checked,
+        last_error=mark.error,
+    )
+
+
 class RedisHealth:
     """Reads the marks of a pool with one MGET; writes them in the background task `run`."""
 
@@ -77,24 +95,20 @@ class RedisHealth:
             registry.id for registry, value in zip(pool, values, strict=True) if self._avoid(registry, value)
         )
 
+    async def status(self, registry_id: str) -> HealthStatus:
+        """The shared mark. Raises what the client raises."""
+        (value,) = await self._redis.mget([f"lb:health:{registry_id}"])
+        nothing = HealthStatus(registry_id=registry_id, healthy=True, failures=0, last_check=0.0)
+        return read_mark(registry_id, value) or nothing
+
     def _avoid(self, registry: RegistryView, value: bytes | str | None) -> bool:
-        if not value:
+        mark = read_mark(registry.id, value)
+        if mark is None:
             return False
-        try:
-            mark = msgspec.json.decode(value, type=StoredMark)
-            checked = datetime.fromisoformat(mark.last_check).timestamp() if mark.last_check else 0.0
-        except (msgspec.DecodeError, ValueError):
-            return False
-        self._known[registry.id] = HealthStatus(
-            registry_id=registry.id,
-            healthy=mark.healthy,
-            failures=mark.failures,
-            last_check=checked,
-            last_error=mark.error,
-        )
+        self._known[registry.id] = mark
         if mark.healthy:
             return False
-        now = self._now()
+        now, checked = self._now(), mark.last_check
         interval = registry.health_checks.interval if registry.health_checks else 0
         if now < checked + interval or now < self._trials.get(registry.id, 0.0):
             return True

@@ -95,6 +95,13 @@ async def tools(call: Call) -> Answer:
     return json_answer(answers.RegistryTools(list(listed)))
 
 
+async def health(call: Call) -> Answer:
+    """What the load balancers last marked of the registry; healthy when they know nothing (spec 02 §7.6)."""
+    _, registry = _found(call)
+    marked = await call.services.health(registry.id)
+    return json_answer(msgspec.convert({"registry_id": registry.id, **marked}, answers.RegistryHealth))
+
+
 async def test_connection(call: Call) -> Answer:
     """Probes a stored registry, or credentials that are not stored; 200 whatever the outcome."""
     body = call.read(inputs.ConnectionTest)
