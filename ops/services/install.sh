@@ -7,6 +7,9 @@ services="$root/.services"
 
 missing=()
 command -v redis-server >/dev/null || missing+=(redis-server)
+for tool in curl jq; do # the quickstart script under test uses them
+    command -v "$tool" >/dev/null || missing+=("$tool")
+done
 command -v nginx >/dev/null || [ -x /usr/sbin/nginx ] || missing+=(nginx)
 command -v chromium >/dev/null || command -v chromium-browser >/dev/null || missing+=(chromium)
 command -v postgres >/dev/null || compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null || missing+=(postgresql)
