@@ -114,7 +114,7 @@ def _demonstrate(settings: Settings, data_dir: Path, token: str, model_url: str)
                 _remember(path, demo)
             show(demo)
             admin_url, _ = urls(settings)
-            click.echo(f"\nAdmin API {admin_url}/docs/   console {admin_url}/console/   Ctrl-C stops everything")
+            click.echo(f"\nAdmin API {admin_url}/docs/   Ctrl-C stops everything")
     except (QuickstartError, httpx.HTTPError) as error:
         click.echo(f"no demo: {error or type(error).__name__}", err=True)
 
