@@ -10,8 +10,6 @@ from typing import Any
 import structlog
 import trio
 
-from trustgate.admin.server import ServeSettings
-from trustgate.admin.server import serve as serve_admin
 from trustgate.app.readiness import Readiness
 from trustgate.settings import ConfigurationError, Settings
 from trustgate.wire.server import Server, ServerConfig
@@ -110,6 +108,9 @@ def wire_server(
 def hypercorn_server(
     app: Any, sockets: list[socket.socket], settings: Settings, stop: trio.Event, readiness: Readiness, name: str
 ) -> Serve:
+    from trustgate.admin.server import ServeSettings  # loads Hypercorn
+    from trustgate.admin.server import serve as serve_admin
+
     serve_settings = ServeSettings(
         idle_timeout_s=settings.server.idle_timeout_s,
         max_head_bytes=settings.server.max_header_bytes,

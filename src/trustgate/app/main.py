@@ -16,7 +16,6 @@ import trio
 
 from trustgate.actors.follower import Follower
 from trustgate.app import listeners, workers
-from trustgate.app.admin_plane import open_admin
 from trustgate.app.mcp_plane import ProbeApp
 from trustgate.app.observer import open_observer
 from trustgate.app.parts import Parts, open_parts
@@ -125,6 +124,8 @@ async def run_here(
         observer = await stack.enter_async_context(open_observer(parts))
         serving: list[listeners.Serve] = []
         if "admin" in planes:
+            from trustgate.app.admin_plane import open_admin  # loads the web framework
+
             admin = await stack.enter_async_context(open_admin(parts, follower, readiness))
             serving.append(listeners.admin_server(admin, sockets["admin"], settings, stop, readiness))
         if "proxy" in planes:

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 import msgspec
 
@@ -15,7 +16,6 @@ from trustgate.balance.embedding import Embedder
 from trustgate.balance.health import LocalHealth
 from trustgate.balance.redis_health import RedisHealth
 from trustgate.domain.entities import EmbeddingConfig
-from trustgate.policies.answer_stores import RedisAnswers
 from trustgate.policies.http import pool_http
 from trustgate.policies.plugin import Environment, Price
 from trustgate.policies.plugin import Services as PolicyServices
@@ -82,7 +82,7 @@ async def open_parts(settings: Settings, planes: frozenset[str]) -> AsyncIterato
                 policies=PolicyServices(
                     limits=shared.limits,
                     http=pool_http(pool),
-                    caches={"redis": RedisAnswers(shared.redis)} if shared.redis is not None else {},
+                    caches=answer_stores(shared),
                     price=lambda provider, model: price_of(models, provider, model),
                     environment=environment,
                     clock=time.time,
@@ -92,6 +92,15 @@ async def open_parts(settings: Settings, planes: frozenset[str]) -> AsyncIterato
                 catalog=Catalog(environment, lambda entry: validate_exporter(entry, os.environ), {}),
                 embed=Embedder(pool),
             )
+
+
+def answer_stores(shared: Shared) -> dict[str, Any]:
+    """Where the semantic cache may keep answers beside this process."""
+    if shared.redis is None:
+        return {}
+    from trustgate.policies.answer_stores import RedisAnswers  # loads the vector library
+
+    return {"redis": RedisAnswers(shared.redis)}
 
 
 def pool_config(settings: Settings) -> PoolConfig:

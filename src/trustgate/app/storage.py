@@ -8,14 +8,12 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
-import coredis
 import msgspec
 import structlog
 import trio
 
 from trustgate.app import workers
 from trustgate.limits import Limits, MemoryLimits
-from trustgate.limits.redis import redis_limits
 from trustgate.limits.remote import remote_shared
 from trustgate.limits.shared import LocalState, RedisState, SharedState
 from trustgate.settings import ConfigurationError, Settings
@@ -50,6 +48,10 @@ async def open_shared(settings: Settings) -> AsyncIterator[Shared]:
     if not settings.redis.configured:
         yield Shared(limits=MemoryLimits(), state=LocalState(trio.current_time))
         return
+    import coredis  # large, and not for embedded installations
+
+    from trustgate.limits.redis import redis_limits
+
     config = settings.redis
     options: dict[str, Any] = {
         "host": config.host,
@@ -85,6 +87,8 @@ async def server_key(settings: Settings, planes: frozenset[str], shared: Shared)
             log.info("a server secret key was generated", file=str(path))
         return key
     if settings.production and shared.redis is not None:
+        import coredis
+
         await shared.redis.set(SERVER_KEY, keys.new_server_key(), condition=coredis.PureToken.NX)
         stored = await shared.redis.get(SERVER_KEY)
         return stored.decode() if isinstance(stored, bytes) else str(stored)

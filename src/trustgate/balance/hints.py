@@ -12,11 +12,8 @@ from typing import Any
 import httpx
 import jwt
 import msgspec
-import numpy as np
 import structlog
 import trio
-from usearch.compiled import MetricKind
-from usearch.index import search
 
 from trustgate.balance.strategies import Hint
 from trustgate.domain.entities import EmbeddingConfig
@@ -58,10 +55,7 @@ class SemanticHints:
         fitting = [index for index, vector in described.items() if len(vector) == len(wanted)]
         if not fitting:
             return None
-        matrix = np.asarray([described[index] for index in fitting], dtype=np.float32)
-        found = search(matrix, np.asarray(wanted, dtype=np.float32), len(fitting), MetricKind.Cos, exact=True)
-        order = sorted(range(len(fitting)), key=lambda at: (float(found.distances[at]), fitting[int(found.keys[at])]))
-        return Hint(ranking=tuple(fitting[int(found.keys[at])] for at in order))
+        return Hint(ranking=ranked({index: described[index] for index in fitting}, wanted))
 
     async def _describe(self, registry_id: str, description: str, config: EmbeddingConfig) -> Sequence[float]:
         key = (registry_id, description, f"{config.provider}/{config.model}")
@@ -72,6 +66,19 @@ class SemanticHints:
                 self._vectors.pop(next(iter(self._vectors)))
             self._vectors[key] = known
         return known
+
+
+def ranked(vectors: dict[int, Sequence[float]], wanted: Sequence[float]) -> tuple[int, ...]:
+    """The keys of `vectors` by cosine distance to `wanted`, smaller keys first among equals."""
+    import numpy as np  # these two are large, and most installations never compare vectors
+    from usearch.compiled import MetricKind
+    from usearch.index import search
+
+    keys = list(vectors)
+    matrix = np.asarray(list(vectors.values()), dtype=np.float32)
+    found = search(matrix, np.asarray(wanted, dtype=np.float32), len(keys), MetricKind.Cos, exact=True)
+    distances = {keys[int(key)]: float(distance) for key, distance in zip(found.keys, found.distances, strict=True)}
+    return tuple(sorted(distances, key=lambda key: (distances[key], key)))
 
 
 class ComplexityScorer:

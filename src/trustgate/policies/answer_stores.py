@@ -8,38 +8,20 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any
 
 import coredis.exceptions
 import numpy as np
 from coredis.response._callbacks import NoopCallback
 from usearch.index import Index
 
-Vector = Sequence[float]
+from trustgate.policies.answer_store import StoreError, Vector
 
 INDEX = "semantic_cache"
 DIMENSIONS = 1536
 LARGE_SHELF = 128
 """From this many vectors of one rule on, an index is faster than comparing all of them."""
-
-
-class StoreError(Exception):
-    """The store could not be used; the text is a `degraded_reason`."""
-
-
-class AnswerStore(Protocol):
-    """Answers by exact key and by nearness of a normalised embedding, within a rule. Errors are `StoreError`."""
-
-    async def get(self, rule: str, key: str) -> bytes | None: ...
-
-    async def put(self, rule: str, key: str, answer: bytes, ttl_s: int) -> None: ...
-
-    async def nearest(self, rule: str, vector: Vector) -> tuple[float, bytes] | None:
-        """Cosine similarity and answer of the nearest entry of the rule."""
-        ...
-
-    async def add(self, rule: str, vector: Vector, answer: bytes, ttl_s: int) -> None: ...
 
 
 class _Entry:

@@ -11,13 +11,13 @@ import time
 from collections.abc import Callable
 
 import botocore.session
-import msgspec
 import trio
 from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials as AwsCredentials
 from botocore.exceptions import BotoCoreError, ClientError
 
+from trustgate.policies.aws_credentials import CredentialSet
 from trustgate.policies.plugin import Http, HttpReply, PolicyError
 
 SERVICE = "bedrock"
@@ -25,17 +25,6 @@ TIMEOUT_S = 30.0
 RENEW_EARLY_S = 300.0
 RECHECK_S = 60.0
 """How long credentials of the default chain are used before the chain is asked again (it renews its own)."""
-
-
-class CredentialSet(msgspec.Struct, frozen=True):
-    """Where credentials come from; also the key under which a client is shared. `role_arn` empty: no role."""
-
-    region: str
-    access_key_id: str = ""
-    secret_access_key: str = ""
-    session_token: str = ""
-    role_arn: str = ""
-    session_name: str = ""
 
 
 def runtime_endpoint(region: str) -> str:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import quote as percent
 
 import msgspec
 
-from trustgate.policies.aws import AwsClient, CredentialSet
+from trustgate.policies.aws_credentials import CredentialSet
 from trustgate.policies.bedrock_guardrail_settings import (
     DEFAULT_REGION,
     DEFAULT_SESSION,
@@ -20,6 +20,9 @@ from trustgate.policies.dialects import Slot, joined
 from trustgate.policies.model import Effect, Mark, PolicyRequest, PolicyResponse, Run, reject, stop
 from trustgate.policies.plugin import REQUEST_BODY, RESPONSE_BODY, Binding, Plugin, PolicyError
 from trustgate.policies.texts import answer_of, prompt_of
+
+if TYPE_CHECKING:
+    from trustgate.policies.aws import AwsClient
 
 BLOCKED, ANONYMIZED = "BLOCKED", "ANONYMIZED"
 NO_OUTPUT = "anonymize_no_output"
@@ -114,8 +117,10 @@ class BedrockGuardrail:
         shared = binding.services.shared
         key = ("aws", source)
         if key not in shared:
+            from trustgate.policies.aws import AwsClient  # loads botocore
+
             shared[key] = AwsClient(binding.services.http, source)
-        self._client: AwsClient = shared[key]
+        self._client = cast("AwsClient", shared[key])
 
     async def pre_request(self, request: PolicyRequest, run: Run, mark: Mark) -> Effect | None:
         prompt = prompt_of(request) if request.provider else None

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from trustgate.policies.answer_identity import Identity, identify
-from trustgate.policies.answer_stores import AnswerStore, MemoryAnswers, StoreError
+from trustgate.policies.answer_store import AnswerStore, StoreError
 from trustgate.policies.dialects import format_of
 from trustgate.policies.model import Effect, Headers, Mark, PolicyRequest, PolicyResponse, Run, stop
 from trustgate.policies.plugin import METADATA, RESPONSE_BODY, Binding, Plugin, PolicyError, Services
@@ -192,6 +192,8 @@ def choose_store(wanted: str, services: Services) -> tuple[str, AnswerStore]:
         if name and name in services.caches:
             return name, services.caches[name]
     if "in_memory" not in services.caches:
+        from trustgate.policies.answer_stores import MemoryAnswers  # loads the vector library
+
         services.caches["in_memory"] = MemoryAnswers()
     return "in_memory", services.caches["in_memory"]
 
