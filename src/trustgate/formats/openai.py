@@ -436,6 +436,35 @@ class _Response(Struct):
     error: Raw = Raw()
 
 
+class _ChoiceEnd(Struct):
+    finish_reason: str | None = None
+
+
+class _Seen(Struct):
+    """What accounting reads of an answer; everything else is only checked for JSON syntax."""
+
+    object: str | None = None
+    id: str | None = None
+    model: str | None = None
+    choices: list[_ChoiceEnd] | None = None
+    usage: UsageIn | None = None
+
+
+_decode_seen = msgspec.json.Decoder(_Seen).decode
+
+
+def observe_response(body: bytes) -> c.Observed | None:
+    """Id, model, finish reason and usage of a chat completion; None for anything that wants the full decoder."""
+    try:
+        seen = _decode_seen(body)
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return None
+    if seen.object == "response":
+        return None
+    finish = seen.choices[0].finish_reason if seen.choices else None
+    return c.Observed(seen.id or "", seen.model or "", finish or "", decode_usage(seen.usage))
+
+
 _decode_response = msgspec.json.Decoder(_Response).decode
 _decode_reasoning = msgspec.json.Decoder(_Reasoning).decode
 

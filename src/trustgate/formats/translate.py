@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from . import bedrock, embeddings, json, normalise
+from . import bedrock, embeddings, json, normalise, openai
 from . import canonical as c
 from .codecs import CODECS
 from .errors import DecodeError
@@ -118,6 +118,8 @@ def observe_response(wire: str, body: bytes) -> c.Observed:
     try:
         if wire in _COUNTED:
             return embeddings.observe(wire, body)
+        if wire in _OPENAI_SHAPED and (seen := openai.observe_response(body)) is not None:
+            return seen
         response = CODECS[wire].decode_response(body)
     except (DecodeError, KeyError, *_ENCODING_FAULTS):
         return c.Observed()

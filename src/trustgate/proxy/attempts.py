@@ -14,7 +14,7 @@ import trio
 from trustgate.balance.pick import pick
 from trustgate.balance.strategies import Balancer, Hint, Key
 from trustgate.proxy.call import Result, try_upstream
-from trustgate.proxy.candidates import Candidate
+from trustgate.proxy.candidates import Candidate, route_of
 from trustgate.proxy.errors import Refusal
 from trustgate.proxy.exchange import Attempt, Exchange
 from trustgate.proxy.services import ProxyServices
@@ -82,8 +82,7 @@ class Targets:
 
     def pinned(self) -> Route | None:
         """The first candidate: where requests go that are not balanced."""
-        candidates = self._exchange.plan.candidates
-        return self._of(candidates[0]) if candidates else None
+        return self._exchange.plan.first
 
     async def next(self, kind: str) -> Route | None:
         """The next target after a failure of that kind, or None."""
@@ -97,7 +96,7 @@ class Targets:
             candidate = self._extra.pop(0)
             triggered = not candidate.fallback or kind in self._consumer.triggers
             if triggered and candidate.registry.id not in self._used:
-                return self._of(candidate)
+                return route_of(candidate)
         fallback = self._consumer.entity.fallback
         if fallback is None or not fallback.enabled or fallback.pinned != "any" or kind not in self._consumer.triggers:
             return None
@@ -106,10 +105,6 @@ class Targets:
             if registry.id not in self._used and route.allowance.default:
                 return route
         return None
-
-    def _of(self, candidate: Candidate) -> Route:
-        source = "fallback" if candidate.fallback else "consumer"
-        return Route(registry=candidate.registry, allowance=candidate.allowance, source=source)
 
     def _chain(self, kind: str | None) -> Route | None:
         """The first chain registry none of whose routes is excluded; `kind` None asks regardless of triggers."""

@@ -27,18 +27,25 @@ class Candidate(msgspec.Struct, frozen=True):
         return self.sources == ("fallback",)
 
 
+def route_of(candidate: Candidate) -> Route:
+    source = "fallback" if candidate.fallback else "consumer"
+    return Route(registry=candidate.registry, allowance=candidate.allowance, source=source)
+
+
 class RoutingPlan:
     """Everything about an intent's candidates that does not depend on the single request; kept per view version.
 
     Grows only by `allowance`, which remembers what it works out.
     """
 
-    __slots__ = ("_allowances", "candidates", "ids", "sources")
+    __slots__ = ("_allowances", "candidates", "first", "ids", "sources")
 
     def __init__(self, candidates: list[Candidate] | None) -> None:
         self.candidates = candidates
         self.ids = None if candidates is None else frozenset(candidate.registry.id for candidate in candidates)
         self.sources = {candidate.registry.id: ",".join(candidate.sources) for candidate in candidates or ()}
+        self.first = route_of(candidates[0]) if candidates else None
+        """The first candidate as a route: where requests go that are not balanced."""
         self._allowances: dict[tuple[str, str, str], Allowance] = {}
 
     def allowance(self, route: Route) -> Allowance:
