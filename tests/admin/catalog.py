@@ -16,12 +16,15 @@ from trustgate.admin.services import (
 )
 from trustgate.app.catalog import Catalog
 from trustgate.domain.entities import Registry
+from trustgate.mcp.catalog import by_code, servers
+from trustgate.mcp.upstream import RpcError, Unavailable, list_tools
 from trustgate.policies import registry as policies
 from trustgate.policies.plugin import Environment
 from trustgate.providers import catalog as provider_catalog
 from trustgate.providers import probe as probes
 from trustgate.providers.services import Services as ProviderServices
 from trustgate.telemetry.exporter_settings import validate_exporter
+from trustgate.wire.client import Pool
 
 MACHINE_ISSUER = "https://machines.example"
 MACHINE_KEY = """-----BEGIN PUBLIC KEY-----
@@ -40,7 +43,7 @@ ENVIRONMENT = Environment(trustguard_client_id="client", trustguard_client_secre
 
 def plugin_catalog() -> Catalog:
     """The catalog as the application wires it, with nothing from the environment."""
-    return Catalog(ENVIRONMENT, lambda entry: validate_exporter(entry, {}), {})
+    return Catalog(ENVIRONMENT, lambda entry: validate_exporter(entry, {}), by_code())
 
 
 def settings(**changes: Any) -> AdminSettings:
@@ -61,7 +64,12 @@ def services(**changes: Any) -> AdminServices:
             return await probes.probe(opened, account)
 
     async def tools(registry: Registry) -> Sequence[dict[str, Any]]:
-        raise UpstreamUnavailable("these tests have no MCP client")
+        assert registry.mcp_target is not None
+        try:
+            async with Pool() as pool:
+                return await list_tools(pool, registry.mcp_target)
+        except (Unavailable, RpcError) as failure:
+            raise UpstreamUnavailable(str(failure)) from failure
 
     given = {
         "settings": settings(),
@@ -70,7 +78,7 @@ def services(**changes: Any) -> AdminServices:
         "models_catalog": list_models,
         "policies_catalog": policies.catalog,
         "policy_groups": policies.groups,
-        "mcp_servers_catalog": list,
+        "mcp_servers_catalog": servers,
         "probe": probe,
         "registry_tools": tools,
     }

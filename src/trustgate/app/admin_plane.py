@@ -30,6 +30,8 @@ from trustgate.app.readiness import Readiness
 from trustgate.domain import events
 from trustgate.domain.entities import Registry
 from trustgate.domain.events import Event
+from trustgate.mcp.catalog import servers
+from trustgate.mcp.upstream import RpcError, Unavailable, list_tools
 from trustgate.policies import registry as policies
 from trustgate.providers.bedrock_models import BedrockAvailability
 from trustgate.providers.catalog import providers_catalog
@@ -118,7 +120,12 @@ def admin_services(parts: Parts, readiness: Readiness) -> AdminServices:
         return await probe(parts.providers, Inline(test.provider, test.provider_options, test.auth))
 
     async def registry_tools(registry: Registry) -> Sequence[Json]:
-        raise UpstreamUnavailable("the MCP plane is not part of this build")
+        target = registry.mcp_target
+        assert target is not None, "only MCP registries have tools"
+        try:
+            return await list_tools(parts.pool, target)
+        except (Unavailable, RpcError) as error:
+            raise UpstreamUnavailable(str(error)) from error
 
     async def history(gateway_id: str, after_version: int, limit: int) -> list[tuple[int, Event]]:
         recorded = await parts.store.read(gateway_stream(gateway_id), after_version, limit)
@@ -147,7 +154,7 @@ def admin_services(parts: Parts, readiness: Readiness) -> AdminServices:
         models_catalog=list_models,
         policies_catalog=policies.catalog,
         policy_groups=policies.groups,
-        mcp_servers_catalog=list,
+        mcp_servers_catalog=servers,
         probe=test_connection,
         registry_tools=registry_tools,
         health=health,

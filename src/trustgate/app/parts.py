@@ -16,6 +16,7 @@ from trustgate.balance.embedding import Embedder
 from trustgate.balance.health import LocalHealth
 from trustgate.balance.redis_health import RedisHealth
 from trustgate.domain.entities import EmbeddingConfig
+from trustgate.mcp.catalog import by_code
 from trustgate.policies.http import pool_http
 from trustgate.policies.plugin import Environment, Price
 from trustgate.policies.plugin import Services as PolicyServices
@@ -89,7 +90,7 @@ async def open_parts(settings: Settings, planes: frozenset[str]) -> AsyncIterato
                 ),
                 models=models,
                 health=LocalHealth(time.time) if shared.redis is None else RedisHealth(shared.redis, time.time),
-                catalog=Catalog(environment, lambda entry: validate_exporter(entry, os.environ), {}),
+                catalog=Catalog(environment, lambda entry: validate_exporter(entry, os.environ), by_code()),
                 embed=Embedder(pool),
             )
 
