@@ -203,7 +203,7 @@ def run_kafka() -> Iterator[str]:
             "group.initial.rebalance.delay.ms=0\nshare.coordinator.state.topic.replication.factor=1\n"
             "share.coordinator.state.topic.min.isr=1\n"
         )
-        cluster_id = urllib.parse.quote(base64_uuid())
+        cluster_id = kafka_cluster_id()
         base = [java, "-Xmx512m", "-Xms128m", "-XX:TieredStopAtLevel=1", "-cp", f"{jars}/*"]
         subprocess.run(
             [*base, "kafka.tools.StorageTool", "format", "-t", cluster_id, "-c", str(properties)],
@@ -216,10 +216,13 @@ def run_kafka() -> Iterator[str]:
             yield f"127.0.0.1:{port}"
 
 
-def base64_uuid() -> str:
+def kafka_cluster_id() -> str:
+    """16 random bytes in URL-safe base64, never with a leading "-": Kafka's own tools would read it as an option."""
     import base64
 
-    return base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+    while (made := base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")).startswith("-"):
+        pass
+    return made
 
 
 def serve(variable: str, run: Callable[[], contextlib.AbstractContextManager[str]]) -> Iterator[str]:
