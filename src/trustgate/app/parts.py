@@ -44,6 +44,8 @@ class Parts(msgspec.Struct, kw_only=True, eq=False):
     catalog: Catalog
     health: LocalHealth | RedisHealth
     embed: Callable[[EmbeddingConfig, str], Awaitable[Sequence[float]]]
+    now: Callable[[], float] = time.time
+    """The wall clock, epoch seconds: limits, tokens and health go by it."""
 
 
 def policy_environment(settings: Settings) -> Environment:
@@ -60,7 +62,9 @@ def policy_environment(settings: Settings) -> Environment:
 
 
 @asynccontextmanager
-async def open_parts(settings: Settings, planes: frozenset[str]) -> AsyncIterator[Parts]:
+async def open_parts(
+    settings: Settings, planes: frozenset[str], now: Callable[[], float] = time.time
+) -> AsyncIterator[Parts]:
     """Open everything in the order of spec 06 §4. Raises ConfigurationError and StoreError for what stops a start."""
     async with (
         open_shared(settings) as shared,
@@ -86,12 +90,13 @@ async def open_parts(settings: Settings, planes: frozenset[str]) -> AsyncIterato
                     caches=answer_stores(shared),
                     price=lambda provider, model: price_of(models, provider, model),
                     environment=environment,
-                    clock=time.time,
+                    clock=now,
                 ),
                 models=models,
-                health=LocalHealth(time.time) if shared.redis is None else RedisHealth(shared.redis, time.time),
+                health=LocalHealth(now) if shared.redis is None else RedisHealth(shared.redis, now),
                 catalog=Catalog(environment, lambda entry: validate_exporter(entry, os.environ), by_code()),
                 embed=Embedder(pool),
+                now=now,
             )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import trio
@@ -67,12 +67,12 @@ def proxy_cors(settings: Settings) -> Cors | None:
 
 
 @asynccontextmanager
-async def open_identity(secret_key: bytes) -> AsyncIterator[IdentityServices]:
+async def open_identity(secret_key: bytes, now: Callable[[], float] = time.time) -> AsyncIterator[IdentityServices]:
     """Key sets and introspection of one plane."""
-    fetcher, introspector = HttpFetcher(), Introspector(time.time)
+    fetcher, introspector = HttpFetcher(), Introspector(now)
     try:
         yield IdentityServices(
-            key_sets=KeySets(fetcher, time.monotonic), introspector=introspector, secret_key=secret_key, now=time.time
+            key_sets=KeySets(fetcher, time.monotonic), introspector=introspector, secret_key=secret_key, now=now
         )
     finally:
         with trio.CancelScope(shield=True):
@@ -87,7 +87,7 @@ async def open_proxy(
     """The proxy application; its background tasks live as long as the context."""
     settings, shared = parts.settings, parts.shared
     async with AsyncExitStack() as stack:
-        identity = await stack.enter_async_context(open_identity(parts.secret_key.encode()))
+        identity = await stack.enter_async_context(open_identity(parts.secret_key.encode(), parts.now))
         background = await stack.enter_async_context(trio.open_nursery())
         stack.callback(background.cancel_scope.cancel)
         health = parts.health
@@ -97,7 +97,7 @@ async def open_proxy(
         background.start_soon(prober.run)
         views.watch(prober)
         guards = settings.guards
-        scorer = ComplexityScorer(guards.firewall_base_url, guards.firewall_secret_key, time.time)
+        scorer = ComplexityScorer(guards.firewall_base_url, guards.firewall_secret_key, parts.now)
         stack.push_async_callback(scorer.aclose)
 
         runtimes = Runtimes(
@@ -130,7 +130,7 @@ async def open_proxy(
             cors=proxy_cors(settings),
             background=background,
             readiness=readiness,
-            now=time.time,
+            now=parts.now,
         )
         yield ProxyApp(services)
 
