@@ -1,4 +1,4 @@
-"""The property harness: generated scripts of admin writes, faulty upstreams, misbehaving clients, clock steps, restarts.
+"""The property harness: generated scripts of admin writes, faulty upstreams, bad clients, clock steps and restarts.
 
 `python -m properties.harness [--examples N] [--seed S]` runs it longer than the test-suite does and
 prints the smallest script that breaks an invariant.

@@ -1,4 +1,4 @@
-"""A whole installation inside the harness's process: the real planes on real sockets, under a clock that can be stepped.
+"""A whole installation in the harness's own process: real planes on real sockets, under a clock that can be stepped.
 
 What lives here: starting, stopping and crashing the application, and its taps (what the observer heard, the upstream
 pool, the live views). What must not: what a step does (`world`), what must hold (`invariants`).
