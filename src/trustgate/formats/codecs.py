@@ -13,6 +13,7 @@ from . import (
     bedrock,
     cohere,
     cohere_answer,
+    converse,
     gemini,
     gemini_answer,
     openai,
@@ -101,6 +102,14 @@ _BEDROCK = Codec(
     bedrock.Decoder,
     anthropic_answer.Encoder,
 )
+_CONVERSE = Codec(
+    anthropic.decode_request,
+    converse.encode_request,
+    converse.decode_response,
+    anthropic_answer.encode_response,
+    converse.Decoder,
+    anthropic_answer.Encoder,
+)
 
 CODECS: dict[str, Codec] = {
     "openai": _OPENAI,
@@ -116,4 +125,5 @@ CODECS: dict[str, Codec] = {
     "vertex": _GEMINI,
     "cohere": _COHERE,
     "bedrock": _BEDROCK,
+    "bedrock_converse": _CONVERSE,
 }

@@ -1,4 +1,4 @@
-"""Answers of Bedrock's InvokeModel: error bodies, token counts in headers, binary event streams (spec 03 §8.3, §11).
+"""Answers of Bedrock: error bodies, token counts in headers, binary event streams (spec 03 §8.3, §11).
 
 What lives here: bytes that came from AWS turned into what the other rooms read. Frames are parsed by botocore, which is
 loaded on first use. What must not: signing.
@@ -21,6 +21,9 @@ METRICS = "amazon-bedrock-invocationMetrics"
 _COUNTS = (
     (b"x-amzn-bedrock-input-token-count", "inputTokenCount"),
     (b"x-amzn-bedrock-output-token-count", "outputTokenCount"),
+)
+CONVERSE_EVENTS = frozenset(
+    {"messageStart", "contentBlockStart", "contentBlockDelta", "contentBlockStop", "messageStop", "metadata"}
 )
 MAX_FRAME = 24 << 20
 """Bytes of one message at most; the protocol's own limit is 24 MiB."""
@@ -70,7 +73,7 @@ def with_token_counts(body: bytes, headers: Iterable[tuple[bytes, bytes]]) -> by
 
 
 class FrameRelay:
-    """Unwraps `chunk` events into the SSE lines that the relay inside reads.
+    """Unwraps `chunk` events, and events of ConverseStream by their names, into the SSE lines the relay inside reads.
 
     `feed` and `end` raise `StreamBroken` for an exception frame, for bytes that are no frames and for a stream that
     ends inside one; what came before goes out first.
@@ -129,7 +132,11 @@ class FrameRelay:
         headers = message.headers
         if headers.get(":message-type") in ("exception", "error"):
             raise StreamBroken(str(headers.get(":exception-type") or headers.get(":error-code") or "exception"))
-        if headers.get(":event-type") != "chunk":
+        kind = headers.get(":event-type")
+        if kind in CONVERSE_EVENTS:
+            # A payload is compact JSON of one line; ConverseStream tells its kind in the frame's header alone.
+            return b'data: {"%b":%b}\n\n' % (kind.encode(), b" ".join(message.payload.splitlines()))
+        if kind != "chunk":
             return b""
         try:
             chunk = base64.b64decode(msgspec.json.decode(message.payload, type=dict[str, Any])["bytes"], validate=True)

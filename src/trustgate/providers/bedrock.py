@@ -1,4 +1,8 @@
-"""AWS Bedrock: InvokeModel of every model family, SigV4 or a Bedrock API key (spec 03 §8.3, §10)."""
+"""AWS Bedrock: InvokeModel of every model family, or Converse; SigV4 or a Bedrock API key (spec 03 §8.3, §10).
+
+InvokeModel is the default. The option `api: converse` (an addition) carries tools, images, documents and reasoning to
+every family, which InvokeModel's smaller families cannot be told.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +15,22 @@ from trustgate.providers import options as opts
 from trustgate.providers.credentials import Account, Authorization, authorize
 from trustgate.providers.errors import RequestFault
 from trustgate.providers.options import Site
-from trustgate.providers.provider import Environ, Operation, Provider, auth_type, bearer_key, field, same_chat
+from trustgate.providers.provider import Environ, Operation, Provider, auth_type, bearer_key, field
 from trustgate.providers.services import Services
 
 SERVICE = "bedrock"
+CONVERSE = "bedrock_converse"
+
+
+def _chat(client_format: str, options: opts.Json) -> str:
+    return CONVERSE if opts.text(options, "api") == "converse" else "bedrock"
+
+
+def _check_options(options: opts.Json) -> None:
+    opts.check_types("bedrock", options, {"api": opts.TEXT})
+    api = opts.text(options, "api")
+    if api not in ("", "invoke", "converse"):
+        raise opts.BadOptions(f'bedrock: provider_options.api must be "invoke" or "converse", got {opts.quoted(api)}')
 
 
 def _site(account: Account, environ: Environ) -> Site:
@@ -32,7 +48,10 @@ def _target(site: Site, operation: Operation) -> str:
     opts.check_model_length(operation.model)
     if operation.model in (".", ".."):
         raise RequestFault(f"model {opts.quoted(operation.model)} cannot be part of a URL")
-    action = "invoke-with-response-stream" if operation.stream else "invoke"
+    if operation.wire == CONVERSE:
+        action = "converse-stream" if operation.stream else "converse"
+    else:
+        action = "invoke-with-response-stream" if operation.stream else "invoke"
     return f"{site.path}/model/{quote(operation.model, safe='')}/{action}"
 
 
@@ -59,7 +78,7 @@ PROVIDER = Provider(
     code="bedrock",
     display_name="AWS Bedrock",
     wire_format="anthropic",
-    chat=same_chat("bedrock"),
+    chat=_chat,
     site=_site,
     target=_target,
     authorize=_authorize,
@@ -68,6 +87,7 @@ PROVIDER = Provider(
     rerank="cohere_rerank",
     finish=_finish,
     frames=True,
+    check_options=_check_options,
     auth_types=(
         auth_type(
             "aws",
