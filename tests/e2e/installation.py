@@ -29,9 +29,10 @@ def free_port() -> int:
 class Installation:
     """Addresses of a running installation, and calls of its Admin API with a platform token."""
 
-    def __init__(self, admin: int, proxy: int) -> None:
+    def __init__(self, admin: int, proxy: int, mcp: int = 0) -> None:
         self.admin = f"http://127.0.0.1:{admin}"
         self.proxy = f"http://127.0.0.1:{proxy}"
+        self.mcp = f"http://127.0.0.1:{mcp}"
         self._admin_port = admin
 
     def call(self, method: str, path: str, body: Any = None, *, tenant: str = "acme") -> Any:
@@ -99,7 +100,7 @@ class Demo:
         return f"{self.installation.proxy}/{self.slug}"
 
 
-def environment(folder: pathlib.Path, admin: int, proxy: int, more: Mapping[str, str]) -> dict[str, str]:
+def environment(folder: pathlib.Path, admin: int, proxy: int, more: Mapping[str, str], mcp: int = 0) -> dict[str, str]:
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
     public_key = MACHINE_KEY[
         MACHINE_KEY.index("-----BEGIN PUBLIC") : MACHINE_KEY.index("-----END PUBLIC KEY-----") + 24
@@ -109,7 +110,7 @@ def environment(folder: pathlib.Path, admin: int, proxy: int, more: Mapping[str,
         "SERVER_SECRET_KEY": SECRET,
         "SERVER_ADMIN_PORT": str(admin),
         "SERVER_PROXY_PORT": str(proxy),
-        "SERVER_MCP_PORT": str(free_port()),
+        "SERVER_MCP_PORT": str(mcp or free_port()),
         "CONFIG_SYNC_GRPC_LISTEN_ADDR": f"127.0.0.1:{free_port()}",
         "MODELS_DEV_BASE_URL": "http://127.0.0.1:1",
         "TRUSTGUARD_CLIENT_ID": "id",
@@ -135,9 +136,10 @@ def until_healthy(port: int, process: subprocess.Popen[bytes]) -> None:
 
 @contextlib.contextmanager
 def installed(folder: pathlib.Path, *planes: str, **more: str) -> Iterator[Installation]:
-    """Run the planes as processes, one for each name given (`run`, or `admin` and `proxy`)."""
-    admin, proxy = free_port(), free_port()
-    given = environment(folder, admin, proxy, more)
+    """Run the planes as processes, one for each name given (`run` or `all`, or `admin`, `proxy` and `mcp`)."""
+    admin, proxy, mcp = free_port(), free_port(), free_port()
+    given = environment(folder, admin, proxy, more, mcp)
+    ports = {"run": (admin, proxy), "all": (admin, proxy, mcp), "admin": (admin,), "proxy": (proxy,), "mcp": (mcp,)}
     with contextlib.ExitStack() as stack:
         for plane in planes:
             log = stack.enter_context((folder / f"{plane}.log").open("wb"))
@@ -146,6 +148,6 @@ def installed(folder: pathlib.Path, *planes: str, **more: str) -> Iterator[Insta
             )
             stack.callback(process.wait)
             stack.callback(process.kill)
-            for port in {"run": (admin, proxy), "admin": (admin,), "proxy": (proxy,)}[plane]:
+            for port in ports[plane]:
                 until_healthy(port, process)
-        yield Installation(admin, proxy)
+        yield Installation(admin, proxy, mcp)

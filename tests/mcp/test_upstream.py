@@ -117,9 +117,11 @@ async def test_a_server_that_does_not_speak_mcp_is_unavailable(mode: str) -> Non
 
 async def test_errors_of_the_server_keep_their_code() -> None:
     with serving(Server("error")) as url:
-        async with Pool() as pool, Session(pool, url, {}) as session:
+        async with Pool() as pool:
+            session = Session(pool, url, [])
+            await session.open()
             with pytest.raises(RpcError) as refused:
-                await session.request("tools/list", {})
+                await session.request("tools/list", b"{}")
     assert (refused.value.code, refused.value.message) == (-32000, "no")
 
 

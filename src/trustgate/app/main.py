@@ -16,7 +16,6 @@ import trio
 
 from trustgate.actors.follower import Follower
 from trustgate.app import listeners, workers
-from trustgate.app.mcp_plane import ProbeApp
 from trustgate.app.observer import open_observer
 from trustgate.app.parts import Parts, open_parts
 from trustgate.app.proxy_plane import open_proxy
@@ -133,7 +132,10 @@ async def run_here(
             proxy = await stack.enter_async_context(open_proxy(parts, views, follower, observer, readiness))
             serving.append(listeners.wire_server(proxy, sockets["proxy"], settings, stop, readiness, "proxy"))
         if "mcp" in planes:
-            mcp = ProbeApp(settings.app.version, readiness)
+            assert follower is not None, "a data plane follows the log"
+            from trustgate.app.mcp_plane import open_mcp  # what only this plane needs is loaded by it
+
+            mcp = await stack.enter_async_context(open_mcp(parts, views, follower, observer, readiness))
             serving.append(listeners.wire_server(mcp, sockets["mcp"], settings, stop, readiness, "mcp"))
         async with trio.open_nursery() as nursery:
             for server in serving:

@@ -1,36 +1,78 @@
-"""The MCP listener, as far as it is built: its probes."""
+"""The MCP plane of a process: its services, built from settings, and its application."""
 
 from __future__ import annotations
 
-from datetime import datetime
-from typing import Any
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from ipaddress import ip_network
 
-import msgspec
+import trio
 
+from trustgate.actors.follower import Follower
+from trustgate.app.mcp_observer import McpObserver
+from trustgate.app.observer import EventObserver
+from trustgate.app.parts import Parts
 from trustgate.app.readiness import Readiness
-from trustgate.proxy.app import JSON, lifespan
+from trustgate.app.views import Views
+from trustgate.identity.mcp import McpIdentityServices, authenticate
+from trustgate.mcp.app import McpApp
+from trustgate.mcp.discovery import Discovery
+from trustgate.mcp.links import Links
+from trustgate.mcp.locate import BaseUrls
+from trustgate.mcp.runtime import Runtimes
+from trustgate.mcp.services import McpConfig, McpServices
+from trustgate.oauth.credentials import UpstreamCredentials
+from trustgate.policies.engine import compile_chain
+from trustgate.settings import Settings
 
 
-class ProbeApp:
-    """Answers `/healthz`, `/health` and `/readyz`; everything else is 404."""
+def mcp_config(settings: Settings) -> McpConfig:
+    return McpConfig(
+        version=settings.app.version,
+        max_body_bytes=settings.server.max_body_bytes,
+        plan_limit=settings.upstream.plan_rate_limit_enabled,
+        telemetry=settings.telemetry.enabled,
+    )
 
-    def __init__(self, version: str, readiness: Readiness) -> None:
-        self._version = version
-        self._readiness = readiness
 
-    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
-        if scope["type"] != "http":
-            await lifespan(scope, receive, send)
-            return
-        answer: dict[str, Any] = {"status": "healthy"}
-        status = 200
-        if scope["path"] == "/readyz":
-            status = 503 if self._readiness.draining else 200
-            answer = {"dependencies": self._readiness.now(), "status": "ready" if status == 200 else "not_ready"}
-        elif scope["path"] not in ("/healthz", "/health"):
-            status, answer = 404, {"error": "not_found"}
-        answer |= {"time": datetime.now().astimezone().isoformat(timespec="seconds"), "version": self._version}
-        body = msgspec.json.encode(answer)
-        headers = [JSON, (b"content-length", b"%d" % len(body))]
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+@asynccontextmanager
+async def open_mcp(
+    parts: Parts, views: Views, follower: Follower, observer: EventObserver, readiness: Readiness
+) -> AsyncIterator[McpApp]:
+    """The MCP application; its background tasks live as long as the context."""
+    settings = parts.settings
+    trusted = tuple(ip_network(block) for block in settings.mcp.trusted_proxies)
+    identity = McpIdentityServices(directory=views.directory)
+    async with trio.open_nursery() as background:
+        links = Links(parts.pool, UpstreamCredentials(), background)
+        background.start_soon(links.run)
+        runtimes = Runtimes(lambda consumer, gateway: compile_chain(consumer, gateway, parts.policies, "MCP"))
+        views.watch(runtimes)
+
+        async def catch_up() -> None:
+            await follower.catch_up()
+
+        try:
+            yield McpApp(
+                McpServices(
+                    config=mcp_config(settings),
+                    directory=views.directory,
+                    catch_up=catch_up,
+                    base_urls=BaseUrls(settings.mcp.public_base_url, trusted),
+                    authenticate=partial(authenticate, identity),
+                    links=links,
+                    discovery=Discovery(links, background, time.monotonic, settings.mcp.discovery_timeout_s),
+                    runtimes=runtimes,
+                    limits=parts.shared.limits,
+                    count=parts.policies.count,
+                    observer=McpObserver(observer),
+                    background=background,
+                    readiness=readiness,
+                    pages=None,
+                    now=time.time,
+                )
+            )
+        finally:
+            background.cancel_scope.cancel()

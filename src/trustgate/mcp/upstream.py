@@ -1,171 +1,449 @@
-"""A client of remote MCP servers over streamable HTTP (spec 05 §7.2): initialize, one request after another, goodbye.
+"""A client of remote MCP servers over streamable HTTP (spec 05 §7.2): one session, many requests at a time.
 
-What lives here: JSON-RPC over `wire`'s pool, answers as JSON or as an event stream. What must not: whose credentials
-are used, and what results mean.
+What lives here: JSON-RPC over `wire`'s pool, answers as JSON or as an event stream, same-origin redirects, resumption
+of broken streams. What must not: whose credentials are used, which session serves whom (`links`), what results mean.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import TracebackType
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
+from urllib.parse import urljoin
 
 import msgspec
+import structlog
+import trio
+from msgspec import Raw
 
 from trustgate.domain.entities import MCPTarget
+from trustgate.mcp import jsonrpc
+from trustgate.mcp.jsonrpc import Message
 from trustgate.wire.client import Deadlines, Origin, Pool, Response
-from trustgate.wire.errors import WireError
-from trustgate.wire.sse import EventParser
+from trustgate.wire.errors import BodyTooLarge, ConnectFailed, PeerClosed, TimedOut, TlsFailed, WireError
+from trustgate.wire.sse import EventParser, LineTooLong
+from trustgate.wire.upstream import PreparedHeaders
 
 PROTOCOL_VERSION = "2025-11-25"
 ACCEPTED_VERSIONS = frozenset({"2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25"})
-CLIENT_INFO = {"name": "trustgate", "version": "1.0"}
 MAX_ANSWER_BYTES = 8 * 1024 * 1024
 MAX_PAGES = 100
-DEADLINES = Deadlines(connect_s=30.0, first_byte_s=30.0, between_s=30.0, total_s=60.0)
+MAX_REDIRECTS = 5
+MAX_RESUMPTIONS = 5
+RESUME_DELAY_S, RESUME_FACTOR, RESUME_MAX_S = 1.0, 1.5, 30.0
+DRAIN_S = 1.0
+DEADLINES = Deadlines(connect_s=30.0, first_byte_s=30.0)
+SHORT = Deadlines(connect_s=5.0, first_byte_s=5.0, between_s=5.0, total_s=10.0)
+"""For messages whose answers nobody waits for."""
+
+INITIALIZE = msgspec.json.encode(
+    {
+        "protocolVersion": PROTOCOL_VERSION,
+        "capabilities": {"roots": {"listChanged": True}},
+        "clientInfo": {"name": "trustgate", "version": "1.0"},
+    }
+)
+ACCEPT = [(b"accept", b"application/json, text/event-stream"), (b"content-type", b"application/json")]
+REASONS = {
+    "dns": "no such host",
+    "refused": "connection refused",
+    "unreachable": "network unreachable",
+    "reset": "connection reset",
+    "proxy": "the proxy refused",
+    "os": "connection failed",
+}
 
 Json = dict[str, Any]
+Field = tuple[bytes, bytes]
+OnNotification = Callable[[Message], Awaitable[None]]
+"""Told of each notification that comes in front of an answer."""
+
+log = structlog.get_logger(__name__)
 
 
 class Unavailable(Exception):
-    """The server could not be reached or does not speak MCP; the text names no internal address."""
+    """The server could not be reached or does not speak MCP; the text names no internal address.
+
+    `executed` is False when the server certainly did not act on the request.
+    """
+
+    def __init__(self, text: str, *, executed: bool = True) -> None:
+        super().__init__(text)
+        self.executed = executed
+
+
+class Rejected(Unavailable):
+    """An HTTP status in place of an answer."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(f"the server answered status {status}", executed=status >= 500)
+        self.status = status
+
+
+class SessionLost(Unavailable):
+    """The server answered 404 to the session id it gave: it did not act on the request."""
+
+    def __init__(self) -> None:
+        super().__init__("session not found", executed=False)
 
 
 class RpcError(Exception):
-    """The server answered a request with a JSON-RPC error."""
+    """The server answered with a JSON-RPC error; `raw` is its error object as it came."""
 
-    def __init__(self, code: int, message: str, data: Any = None) -> None:
+    def __init__(self, code: int, message: str, raw: bytes = b"") -> None:
         super().__init__(message)
-        self.code, self.message, self.data = code, message, data
+        self.code, self.message, self.raw = code, message, raw
+
+
+class _Error(msgspec.Struct):
+    code: Any = None
+    message: Any = None
+
+
+class _Initialized(msgspec.Struct):
+    protocolVersion: Any = None
+    capabilities: Any = None
+
+
+class _Page(msgspec.Struct):
+    nextCursor: Any = None
 
 
 class Session:
-    """One session with a server; use as an async context manager. Requests go one at a time."""
+    """One session with a server. `open` first; then requests may overlap. `headers` are sent with every message.
 
-    def __init__(self, pool: Pool, url: str, headers: Mapping[str, str]) -> None:
+    Mutable: the id counter, and what `open` negotiates.
+    """
+
+    __slots__ = ("_background", "_fields", "_last_id", "_origin", "_pool", "_prepared", "_target", "capabilities", "id")
+
+    def __init__(self, pool: Pool, url: str, headers: Sequence[Field], background: trio.Nursery | None = None) -> None:
+        """Raises ValueError for a URL or header that cannot be sent."""
         self._pool = pool
         self._origin, self._target = Origin.parse(url)
-        self._headers = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
-        self._session_id = b""
-        self._version = ""
+        self._fields = merged([*ACCEPT, *headers])
+        self._prepared = PreparedHeaders.of(self._fields)
+        self._background = background
         self._last_id = 0
-        self.server: Json = {}
+        self.id = b""
+        self.capabilities: Json | None = None
 
-    async def __aenter__(self) -> Session:
-        """Initialize. Raises Unavailable."""
-        params = {
-            "protocolVersion": PROTOCOL_VERSION,
-            "capabilities": {"roots": {"listChanged": True}},
-            "clientInfo": CLIENT_INFO,
-        }
+    async def open(self) -> None:
+        """Initialize. Raises Unavailable, RpcError."""
+        answer, session_id = await self._exchange("initialize", INITIALIZE, None)
         try:
-            self.server = await self.request("initialize", params)
-        except RpcError as error:
-            raise Unavailable(f"initialize was refused: {error.message}") from error
-        version = self.server.get("protocolVersion")
-        if version not in ACCEPTED_VERSIONS:
-            raise Unavailable(f"unsupported protocol version {version!r}")
-        self._version = version
-        await self._notify("notifications/initialized")
-        return self
+            found = msgspec.json.decode(answer, type=_Initialized)
+        except jsonrpc.NOT_JSON as error:
+            raise Unavailable("the answer to initialize is no object") from error
+        if found.protocolVersion not in ACCEPTED_VERSIONS:
+            raise Unavailable(f"unsupported protocol version {str(found.protocolVersion)[:40]!r}")
+        self.capabilities = found.capabilities if isinstance(found.capabilities, dict) else None
+        self.id = session_id
+        negotiated = [(b"mcp-protocol-version", found.protocolVersion.encode())]
+        if session_id:
+            negotiated.append((b"mcp-session-id", session_id))
+        self._prepared = PreparedHeaders.of(merged([*ACCEPT, *negotiated, *self._fields[len(ACCEPT) :]]))
+        await self.notify("notifications/initialized")
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """End the session on the server where it gave one a name; a server that does not care is fine."""
-        if self._session_id and kind is None:
-            try:
-                async with await self._send("DELETE", b"") as response:
-                    await response.read(MAX_ANSWER_BYTES)
-            except WireError:
-                return
-
-    async def request(self, method: str, params: Json | None = None) -> Json:
-        """The result of a request. Raises RpcError, Unavailable."""
-        self._last_id += 1
-        message: Json = {"jsonrpc": "2.0", "id": self._last_id, "method": method}
-        if params is not None:
-            message["params"] = params
+    async def close(self) -> None:
+        """End the session on the server where it gave one a name. Never raises for a server that does not care."""
+        if not self.id:
+            return
         try:
-            async with await self._send("POST", msgspec.json.encode(message)) as response:
-                if not 200 <= response.status < 300:
-                    await response.read(MAX_ANSWER_BYTES)
-                    raise Unavailable(f"the server answered status {response.status}")
-                session_id = response.header(b"mcp-session-id")
-                if method == "initialize" and session_id:
-                    self._session_id = session_id
-                answer = await self._answer(response, self._last_id)
-        except WireError as error:
-            raise Unavailable(type(error).__name__) from error
-        failure = answer.get("error")
-        if isinstance(failure, dict):
-            raise RpcError(int(failure.get("code", -32603)), str(failure.get("message", "")), failure.get("data"))
-        result = answer.get("result")
-        return result if isinstance(result, dict) else {}
-
-    async def list_all(self, method: str, member: str) -> list[Json]:
-        """Every page of a list method. Raises as `request`."""
-        found: list[Json] = []
-        cursor: Any = None
-        for _ in range(MAX_PAGES):
-            page = await self.request(method, {"cursor": cursor} if cursor else {})
-            found += [item for item in page.get(member) or [] if isinstance(item, dict)]
-            cursor = page.get("nextCursor")
-            if not cursor:
-                break
-        return found
-
-    async def _notify(self, method: str) -> None:
-        try:
-            body = msgspec.json.encode({"jsonrpc": "2.0", "method": method})
-            async with await self._send("POST", body) as response:
+            async with await self._send("DELETE", b"", SHORT) as response:
                 await response.read(MAX_ANSWER_BYTES)
         except WireError as error:
-            raise Unavailable(type(error).__name__) from error
+            log.debug("an upstream session was not closed", error=type(error).__name__)
 
-    async def _send(self, method: str, body: bytes) -> Response:
-        headers = [(b"accept", b"application/json, text/event-stream")]
-        if body:
-            headers.append((b"content-type", b"application/json"))
-        if self._version:
-            headers.append((b"mcp-protocol-version", self._version.encode()))
-        if self._session_id:
-            headers.append((b"mcp-session-id", self._session_id))
-        return await self._pool.request(method, self._origin, self._target, headers + self._headers, body, DEADLINES)
+    async def request(self, method: str, params: bytes, on_notification: OnNotification | None = None) -> bytes:
+        """The result of a request, as JSON text. Raises Unavailable, RpcError."""
+        answer, _ = await self._exchange(method, params, on_notification)
+        return answer
 
-    async def _answer(self, response: Response, wanted: int) -> Json:
-        """The JSON-RPC response to request `wanted`, from a JSON body or an event stream."""
-        kind = (response.header(b"content-type") or b"").split(b";")[0].strip().lower()
-        if kind != b"text/event-stream":
-            return read_message(await response.read(MAX_ANSWER_BYTES), wanted)
-        parser, size = EventParser(), 0
-        async for chunk in response.chunks():
-            size += len(chunk)
-            if size > MAX_ANSWER_BYTES:
-                raise Unavailable("the answer is too large")
-            for event in parser.feed(chunk):
-                try:
-                    return read_message(event.data.encode(), wanted)
-                except Unavailable:
-                    continue  # a notification, or a request of the server's own
+    async def list_all(self, method: str, member: str) -> list[bytes]:
+        """The objects of every page of a list method, each as it came. Raises as `request`."""
+        found: list[bytes] = []
+        params = b"{}"
+        for _ in range(MAX_PAGES):
+            result = await self.request(method, params)
+            items, cursor = read_page(result, member)
+            found += items
+            if not cursor:
+                break
+            params = msgspec.json.encode({"cursor": cursor})
+        return found
+
+    async def notify(self, method: str, params: bytes = b"") -> None:
+        """Send a notification. Raises Unavailable when it could not be delivered."""
+        body = b'{"jsonrpc":"2.0","method":%b%b}' % (
+            msgspec.json.encode(method),
+            b',"params":' + params if params else b"",
+        )
+        try:
+            async with await self._send("POST", body, DEADLINES) as response:
+                await response.read(MAX_ANSWER_BYTES)
+        except (WireError, ValueError) as error:
+            raise Unavailable(reason(error)) from error
+
+    async def _exchange(
+        self, method: str, params: bytes, on_notification: OnNotification | None
+    ) -> tuple[bytes, bytes]:
+        """The result of a request, and the session id its answer carried."""
+        self._last_id = wanted = self._last_id + 1
+        body = b'{"jsonrpc":"2.0","id":%d,"method":"%b","params":%b}' % (wanted, method.encode(), params)
+        try:
+            response = await self._send("POST", body, DEADLINES)
+            session_id = response.header(b"mcp-session-id") or b""
+            if response.status != 200:
+                await self._refused(response)
+            if is_stream(response):
+                message = await self._from_stream(response, wanted, on_notification)
+            else:
+                async with response:
+                    message = read_response(await response.read(MAX_ANSWER_BYTES), wanted)
+        except WireError as error:
+            unsent = isinstance(error, ConnectFailed) or (isinstance(error, PeerClosed) and not error.delivered)
+            raise Unavailable(reason(error), executed=not unsent) from error
+        except ValueError as error:
+            raise Unavailable("the request cannot be sent", executed=False) from error
+        if message.error and bytes(message.error) != b"null":
+            raise rpc_error(bytes(message.error))
+        if not message.result:
+            raise Unavailable("the answer has no result")
+        return bytes(message.result), session_id
+
+    async def _refused(self, response: Response) -> None:
+        """Raise what a status other than 200 means; other 2xx may still carry an answer."""
+        status = response.status
+        if 200 <= status < 300:
+            return
+        if status < 400:
+            response.close()
+            raise Unavailable("the server redirects to another place", executed=False)
+        try:
+            async with response:
+                await response.read(MAX_ANSWER_BYTES)
+        except WireError:
+            log.debug("an upstream refused without a complete body", status=status)
+        if status == 404 and self.id:
+            raise SessionLost
+        raise Rejected(status)
+
+    async def _send(self, method: str, body: bytes, deadlines: Deadlines, more: Sequence[Field] = ()) -> Response:
+        """Follow redirects that keep the method, within the origin: credentials go nowhere else."""
+        target = self._target
+        for _ in range(MAX_REDIRECTS):
+            response = await self._pool.request(method, self._origin, target, more, body, deadlines, self._prepared)
+            if response.status not in (307, 308):
+                return response
+            location = response.header(b"location") or b""
+            here = f"{self._origin.scheme}://{self._origin.authority.decode()}{target}"
+            origin, target = Origin.parse(urljoin(here, location.decode("latin-1")))
+            if origin != self._origin:
+                log.warning("an upstream redirects to another origin, which is refused", host=origin.host)
+                return response
+            await response.read(MAX_ANSWER_BYTES)
+        raise Unavailable("too many redirects", executed=False)
+
+    async def _from_stream(self, response: Response, wanted: int, on_notification: OnNotification | None) -> Message:
+        """The answer in an event stream; a stream that ends early is resumed where its events have ids."""
+        stream = _Stream(wanted)
+        for attempt in range(MAX_RESUMPTIONS + 1):
+            try:
+                await self._read_stream(response, stream, on_notification)
+            except WireError:
+                if not stream.last_id:
+                    raise
+            if stream.answer is not None:
+                return stream.answer
+            if not stream.last_id or attempt == MAX_RESUMPTIONS:
+                break
+            await trio.sleep(stream.delay_s(attempt))
+            response = await self._resume(stream.last_id)
         raise Unavailable("the stream ended without an answer")
+
+    async def _read_stream(self, response: Response, stream: _Stream, on_notification: OnNotification | None) -> None:
+        """Read until the answer or the end; what follows an answer is read only to keep the connection."""
+        try:
+            async for chunk in response.chunks():
+                for message in stream.feed(chunk):
+                    await self._aside(message, on_notification)
+                if stream.answer is not None:
+                    break
+        except BaseException:
+            response.close()
+            raise
+        if response.arrived or self._background is None:
+            response.close()
+        else:
+            self._background.start_soon(drain, response)
+
+    async def _resume(self, last_id: str) -> Response:
+        response = await self._send("GET", b"", DEADLINES, [(b"last-event-id", last_id.encode())])
+        if response.status != 200 or not is_stream(response):
+            response.close()
+            raise Unavailable("the stream ended without an answer")
+        return response
+
+    async def _aside(self, message: Message, on_notification: OnNotification | None) -> None:
+        """A message in front of the answer: a notification, or a request of the server's own."""
+        if not isinstance(message.method, str):
+            return
+        if message.is_notification:
+            if on_notification is not None:
+                await on_notification(message)
+        elif self._background is not None:
+            self._background.start_soon(self._answer, message)
+
+    async def _answer(self, request: Message) -> None:
+        """Answer the server: it may ping and ask for roots, of which there are none; nothing else is offered."""
+        if request.method == "ping":
+            body = jsonrpc.result(request.id, b"{}")
+        elif request.method == "roots/list":
+            body = jsonrpc.result(request.id, b'{"roots":[]}')
+        else:
+            refusal = jsonrpc.error_object(jsonrpc.METHOD_NOT_FOUND, "not supported by this client")
+            body = jsonrpc.error(request.id, refusal)
+        try:
+            async with await self._send("POST", body, SHORT) as response:
+                await response.read(MAX_ANSWER_BYTES)
+        except (WireError, ValueError) as error:
+            log.debug("an upstream's own request was not answered", error=type(error).__name__)
+
+
+class _Stream:
+    """Messages out of the bytes of one logical stream, over its resumptions."""
+
+    def __init__(self, wanted: int) -> None:
+        self._wanted = b"%d" % wanted
+        self._parser = EventParser()
+        self._size = 0
+        self._retry_ms: int | None = None
+        self.answer: Message | None = None
+
+    @property
+    def last_id(self) -> str:
+        return self._parser.last_id
+
+    def delay_s(self, attempt: int) -> float:
+        asked = self._retry_ms / 1000 if self._retry_ms is not None else RESUME_DELAY_S * RESUME_FACTOR**attempt
+        return min(asked, RESUME_MAX_S)
+
+    def feed(self, chunk: bytes) -> list[Message]:
+        """The messages completed by `chunk` up to the answer, which is not among them. Raises Unavailable."""
+        self._size += len(chunk)
+        if self._size > MAX_ANSWER_BYTES:
+            raise Unavailable("the answer is too large")
+        try:
+            events = self._parser.feed(chunk)
+        except LineTooLong as error:
+            raise Unavailable("the answer is too large") from error
+        found: list[Message] = []
+        for event in events:
+            if event.retry is not None:
+                self._retry_ms = event.retry
+            if not event.data:
+                continue
+            try:
+                message = jsonrpc.read(event.data.encode())
+            except jsonrpc.NOT_JSON as error:
+                raise Unavailable("the stream is not JSON-RPC") from error
+            if message.method is None and bytes(message.id) == self._wanted:
+                self.answer = message
+                break
+            found.append(message)
+        return found
+
+
+def is_stream(response: Response) -> bool:
+    return (response.header(b"content-type") or b"")[:17].lower() == b"text/event-stream"
+
+
+async def drain(response: Response) -> None:
+    """Read a stream to its end if that comes soon, so that its connection is kept."""
+    with trio.move_on_after(DRAIN_S):
+        try:
+            while await response.next_chunk():
+                pass
+        except WireError:
+            return
+    response.close()
+
+
+def merged(fields: Sequence[Field]) -> list[Field]:
+    """Headers by lower-case name; of equal names the last counts."""
+    found: dict[bytes, bytes] = {}
+    for name, value in fields:
+        found[name.lower()] = value
+    return list(found.items())
+
+
+def read_response(body: bytes, wanted: int) -> Message:
+    """A JSON-RPC response with that id. Raises Unavailable for anything else."""
+    try:
+        message = jsonrpc.read(body)
+    except jsonrpc.NOT_JSON as error:
+        raise Unavailable("the answer is not JSON-RPC") from error
+    if message.method is not None or bytes(message.id) != b"%d" % wanted:
+        raise Unavailable("the answer is not the response to the request")
+    return message
+
+
+def rpc_error(raw: bytes) -> RpcError:
+    try:
+        found = msgspec.json.decode(raw, type=_Error)
+    except jsonrpc.NOT_JSON:
+        raise Unavailable("the answer's error is no object") from None
+    code = found.code if isinstance(found.code, int) and not isinstance(found.code, bool) else jsonrpc.INTERNAL_ERROR
+    return RpcError(code, str(found.message or ""), raw)
+
+
+def read_page(result: bytes, member: str) -> tuple[list[bytes], Any]:
+    """The objects of a page and its cursor. Raises Unavailable for a result that is no page."""
+    try:
+        members = msgspec.json.decode(result, type=dict[str, Raw])
+        raw = bytes(members.get(member, Raw(b"null")))
+        items = [] if raw == b"null" else msgspec.json.decode(raw, type=list[Raw])
+        cursor = msgspec.json.decode(result, type=_Page).nextCursor
+    except jsonrpc.NOT_JSON as error:
+        raise Unavailable(f"the answer has no list of {member}") from error
+    return [bytes(item) for item in items], cursor if isinstance(cursor, str) else None
+
+
+def reason(error: Exception) -> str:
+    """What a client may be told of a failed exchange: never an address."""
+    if isinstance(error, ConnectFailed):
+        return REASONS[error.reason]
+    if isinstance(error, TimedOut):
+        return f"timed out ({error.phase})"
+    if isinstance(error, TlsFailed):
+        return "TLS failed"
+    if isinstance(error, BodyTooLarge):
+        return "the answer is too large"
+    if isinstance(error, PeerClosed):
+        return "connection closed"
+    return "protocol error"
+
+
+def static_headers(target: MCPTarget) -> list[Field]:
+    """The configured headers and, in mode `static`, the credential, which overrides one of the same name."""
+    fields = [(name.lower().encode(), str(value).encode()) for name, value in target.headers.items()]
+    if target.auth.get("mode") == "static":
+        fields.append((target.auth["header"].lower().encode(), target.auth["value"].encode()))
+    return fields
 
 
 async def list_tools(pool: Pool, target: MCPTarget) -> list[Json]:
     """The tools of a server as it lists them now, with the static credential alone. Raises Unavailable, RpcError."""
-    headers: dict[str, str] = dict(target.headers)
-    if target.auth.get("mode") == "static":
-        headers[target.auth["header"]] = target.auth["value"]
-    async with Session(pool, target.url, headers) as session:
-        return await session.list_all("tools/list", "tools")
-
-
-def read_message(data: bytes, wanted: int) -> Json:
-    """A JSON-RPC response with that id. Raises Unavailable for anything else."""
+    session = Session(pool, target.url, static_headers(target))
     try:
-        message = msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Unavailable("the answer is not JSON") from error
-    if not isinstance(message, dict) or message.get("id") != wanted or "method" in message:
-        raise Unavailable("the answer is not the response to the request")
-    return message
+        await session.open()
+    except RpcError as error:
+        raise Unavailable(f"initialize was refused: {error.message}") from error
+    try:
+        tools = await session.list_all("tools/list", "tools")
+    finally:
+        await session.close()
+    try:
+        return [msgspec.json.decode(tool, type=dict[str, Any]) for tool in tools]
+    except jsonrpc.NOT_JSON as error:
+        raise Unavailable("the answer has a tool that is no object") from error

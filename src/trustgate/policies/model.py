@@ -30,12 +30,14 @@ def header_text(text: str) -> str:
 class PolicyRequest(msgspec.Struct, kw_only=True):
     """The client's request. `body` is replaced by the engine when a policy rewrites it; nothing else changes.
 
-    `headers` have lower-case names; on the MCP plane they are empty and `body` is `{"name": tool, "arguments": ...}`.
+    `headers` have lower-case names; on the MCP plane they are empty, `operation` is the JSON-RPC method and `body` its
+    params: `{"name": tool, "arguments": ...}`, `{"uri": resource}`, or `{}` for lists.
     `requested_model` is the client's raw reference, `registry_id` and `provider` those of the first choice.
     """
 
     body: bytes
     plane: Plane = "LLM"
+    operation: str = ""
     method: str = "POST"
     path: str = ""
     query: str = ""

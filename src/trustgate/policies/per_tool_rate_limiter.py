@@ -234,6 +234,9 @@ class _McpCall(msgspec.Struct):
 
 
 def _mcp_tool(request: PolicyRequest) -> str:
+    """The tool of a call; empty for prompts and resources, whose names are not tools'."""
+    if request.operation not in ("", "tools/call"):
+        return ""
     try:
         name = msgspec.json.decode(request.body, type=_McpCall).name
     except (msgspec.DecodeError, UnicodeDecodeError):

@@ -48,7 +48,7 @@ class TrustGuard:
         if not self._on_request or not self._ready():
             return None
         if request.plane == "MCP":
-            payload = payloads.mcp_input(request.body)
+            payload = payloads.mcp_input(request.body, request.operation)
             return await self._guard(
                 request, "input", payload, mark, lambda new: Effect(body=masking.mask_tool_call(request.body, new))
             )

@@ -63,19 +63,22 @@ def llm_output(text: str, reasoning: str, calls: list[Call], tools: list[Tool]) 
     return payload
 
 
-def mcp_input(body: bytes) -> Json | None:
-    """The tool call as JSON-RPC; None without a tool name."""
+def mcp_input(body: bytes, operation: str = "") -> Json | None:
+    """The tool call as JSON-RPC; None without a tool name. Likewise a prompt's, and the URI of a resource."""
     try:
         call = fj.object_tree(body)
     except DecodeError:
         return None
+    method = operation or "tools/call"
+    if method == "resources/read":
+        return {"id": 1, "jsonrpc": "2.0", "method": method, "params": {"uri": call.get("uri")}}
     name = call.get("name")
     if not isinstance(name, str) or not name:
         return None
     params: Json = {"name": name}
     if "arguments" in call:
         params["arguments"] = call["arguments"]
-    return {"id": 1, "jsonrpc": "2.0", "method": "tools/call", "params": params}
+    return {"id": 1, "jsonrpc": "2.0", "method": method, "params": params}
 
 
 def mcp_output(body: bytes) -> Json | None:
@@ -90,12 +93,23 @@ def mcp_output(body: bytes) -> Json | None:
 
 
 def mcp_texts(result: Json) -> list[tuple[Any, Any]]:
-    """Places of the strings of a result: its text blocks, then the leaves of `structuredContent`."""
-    found: list[tuple[Any, Any]] = []
-    content = result.get("content")
-    for block in content if isinstance(content, list) else ():
-        if isinstance(block, dict) and block.get("type") in (None, "text") and isinstance(block.get("text"), str):
-            found.append((block, "text"))
+    """Places of the strings of a result: its text blocks, then the leaves of `structuredContent`.
+
+    Text blocks are those of a tool's `content`, of a resource's `contents` and of a prompt's `messages`.
+    """
+    blocks: list[Any] = []
+    for member in ("content", "contents"):
+        listed = result.get(member)
+        blocks += listed if isinstance(listed, list) else []
+    messages = result.get("messages")
+    for message in messages if isinstance(messages, list) else ():
+        if isinstance(message, dict):
+            blocks.append(message.get("content"))
+    found: list[tuple[Any, Any]] = [
+        (block, "text")
+        for block in blocks
+        if isinstance(block, dict) and block.get("type") in (None, "text") and isinstance(block.get("text"), str)
+    ]
     found += leaves(result, "structuredContent") if "structuredContent" in result else []
     return found
 

@@ -6,10 +6,8 @@ late policies and telemetry. What must not: decisions about the request (`pipeli
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from datetime import datetime
 from time import perf_counter
-from typing import Any
 
 import msgspec
 import structlog
@@ -22,25 +20,12 @@ from trustgate.proxy.errors import Refusal, error_body
 from trustgate.proxy.exchange import Exchange, HeaderList, Reply
 from trustgate.proxy.guarding import after_answer, wire_headers
 from trustgate.proxy.services import ProxyServices
+from trustgate.wire.asgi import HSTS, JSON, SECURITY, SECURITY_BLOCK, Receive, Scope, Send, lifespan, read_body
 from trustgate.wire.response_head import HeaderBlock, header_lines
-
-Scope = dict[str, Any]
-Receive = Callable[[], Awaitable[dict[str, Any]]]
-Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 LATE_POLICIES_S = 30.0
 MAX_BLOCKS = 1024
 PROBES = frozenset({"/healthz", "/health", "/readyz"})
-JSON = (b"content-type", b"application/json")
-SECURITY: HeaderList = [
-    (b"x-content-type-options", b"nosniff"),
-    (b"x-frame-options", b"DENY"),
-    (b"referrer-policy", b"no-referrer"),
-    (b"cross-origin-opener-policy", b"same-origin"),
-    (b"cross-origin-resource-policy", b"same-site"),
-]
-SECURITY_BLOCK = HeaderBlock.of(SECURITY)
-HSTS = (b"strict-transport-security", b"max-age=31536000; includeSubDomains")
 OWN = frozenset(name for name, _ in (*SECURITY, HSTS))
 
 log = structlog.get_logger(__name__)
@@ -223,31 +208,3 @@ class ProxyApp:
             "version": version,
         }
         return (200 if ready else 503), [JSON], msgspec.json.encode(answer)
-
-
-async def read_body(scope: Scope, receive: Receive) -> bytes:
-    """The whole body; our own server has it already."""
-    fast = (scope.get("extensions") or {}).get("trustgate")
-    if fast is not None:
-        return fast["body"]
-    parts: list[bytes] = []
-    while True:
-        message = await receive()
-        if message["type"] != "http.request":
-            return b"".join(parts)
-        parts.append(message.get("body", b""))
-        if not message.get("more_body"):
-            return b"".join(parts)
-
-
-async def lifespan(scope: Scope, receive: Receive, send: Send) -> None:
-    """ASGI lifespan; everything that lives longer than a request is opened by the process, not here."""
-    if scope["type"] != "lifespan":
-        return
-    while True:
-        message = await receive()
-        if message["type"] == "lifespan.startup":
-            await send({"type": "lifespan.startup.complete"})
-        else:
-            await send({"type": "lifespan.shutdown.complete"})
-            return

@@ -29,8 +29,9 @@ from trustgate.proxy.guarding import before_answer, before_upstream
 from trustgate.proxy.intent import peek, read_intent
 from trustgate.proxy.routes import match_route, split_path
 from trustgate.proxy.services import ProxyServices
-from trustgate.proxy.session import supplied_session, uuid4, uuid7
+from trustgate.proxy.session import supplied_session
 from trustgate.view.model import GatewayIdentity
+from trustgate.wire.ids import uuid4, uuid7
 
 log = structlog.get_logger(__name__)
 

@@ -172,6 +172,32 @@ class DefaultIdp(Struct, frozen=True):
         return bool(self.issuer)
 
 
+class Mcp(Struct, frozen=True):
+    """How the MCP plane names itself and asks upstream servers."""
+
+    public_base_url: Annotated[
+        str,
+        Var(
+            "MCP_PUBLIC_BASE_URL",
+            STR,
+            "Fixed `scheme://host` of every absolute URL of the MCP plane; empty: from the request.",
+        ),
+    ] = ""
+    trusted_proxies: Annotated[
+        tuple[str, ...],
+        Var(
+            "MCP_TRUSTED_PROXY_CIDRS",
+            NETWORKS,
+            "Peers whose `X-Forwarded-*` headers name scheme and host (CIDR blocks); empty: all of them.",
+            strict=True,
+        ),
+    ] = ()
+    discovery_timeout_s: Annotated[
+        float,
+        Var("MCP_DISCOVERY_TIMEOUT", DURATION, "Bound on asking one upstream for one list, all pages included."),
+    ] = 30.0
+
+
 class McpConnect(Struct, frozen=True):
     """Limiter of the MCP self-service connect pages. Unreadable values abort the start."""
 

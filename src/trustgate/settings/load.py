@@ -28,6 +28,7 @@ class Settings(Struct, frozen=True):
     server: areas.Server
     secrets: areas.Secrets
     default_idp: areas.DefaultIdp
+    mcp: areas.Mcp
     mcp_connect: areas.McpConnect
     cors: areas.Cors
     admin: areas.Admin

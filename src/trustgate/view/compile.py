@@ -83,6 +83,7 @@ def compile_registry(registry: Registry, reveal: Reveal) -> RegistryView:
         auth=(reveal_all(llm.auth, reveal) or {}) if llm else {},
         health_checks=llm.health_checks if llm else None,
         mcp_target=mcp,
+        updated_at=registry.updated_at,
     )
 
 

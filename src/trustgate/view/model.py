@@ -8,6 +8,8 @@ change.
 
 from __future__ import annotations
 
+from datetime import datetime
+
 import msgspec
 
 from trustgate.domain.entities import (
@@ -38,6 +40,7 @@ class RegistryView(msgspec.Struct, frozen=True, kw_only=True):
     auth: Json
     health_checks: HealthChecks | None
     mcp_target: MCPTarget | None
+    updated_at: datetime
 
 
 class Allowance(msgspec.Struct, frozen=True):

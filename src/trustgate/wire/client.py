@@ -140,6 +140,11 @@ class Response:
                 return value
         return None
 
+    @property
+    def arrived(self) -> bool:
+        """The body has come to its end, so that `close` keeps the connection."""
+        return self._connection is None or self._connection.complete
+
     async def read(self, max_bytes: int) -> bytes:
         """The whole decoded body. Raises BodyTooLarge beyond `max_bytes`, or what broke the exchange."""
         connection = self._connection

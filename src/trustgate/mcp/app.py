@@ -1,0 +1,182 @@
+"""The MCP plane as an ASGI application: routes in the order of spec 05 §1, and the one place where answers are written.
+
+What lives here: bytes in, bytes out, headers that every answer carries, and the end of a request. What must not: who
+may call (`gate`), what methods do (`methods`).
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from time import perf_counter
+from typing import Any
+
+import msgspec
+import structlog
+
+from trustgate.mcp import gate, jsonrpc, methods
+from trustgate.mcp.errors import HttpFailure
+from trustgate.mcp.exchange import Exchange, Reply
+from trustgate.mcp.services import McpServices
+from trustgate.wire.asgi import (
+    HSTS,
+    JSON,
+    SECURITY,
+    SECURITY_BLOCK,
+    TEXT,
+    EntityTooLarge,
+    HeaderList,
+    Receive,
+    Scope,
+    Send,
+    lifespan,
+    read_body,
+)
+from trustgate.wire.ids import uuid4
+from trustgate.wire.response_head import HeaderBlock
+
+PROBES = frozenset({"/healthz", "/health", "/readyz"})
+READS = frozenset({"GET", "HEAD", "DELETE"})
+MAX_REQUEST_ID = 256
+USUAL_LINES = b"Content-Type: application/json\r\n" + SECURITY_BLOCK.lines
+
+log = structlog.get_logger(__name__)
+
+
+class McpApp:
+    """ASGI 3 application of the MCP plane."""
+
+    def __init__(self, services: McpServices) -> None:
+        self._services = services
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await lifespan(scope, receive, send)
+            return
+        method, path = scope["method"], (scope.get("raw_path") or scope["path"].encode()).decode("latin-1")
+        if path in PROBES and method in ("GET", "HEAD"):
+            await respond(scope, send, *self._probe(path))
+            return
+        exchange = Exchange(method, path, scope["headers"], b"", (scope.get("client") or ("",))[0])
+        exchange.request_id = request_id(exchange)
+        scheme = "https" if scope.get("scheme") == "https" else "http"
+        exchange.base_url = self._services.base_urls.of(
+            exchange.headers, exchange.header_map, exchange.client_ip, scheme
+        )
+        exchange.secure = exchange.base_url.startswith("https:")
+        pages = self._services.pages
+        if pages is not None and pages.wants(method, path):
+            # Without the one-write extension, so that every answer passes by here.
+            plain = scope | {"extensions": {}}
+            await pages(plain, receive, with_headers(send, common_headers(exchange) + SECURITY))
+            return
+        try:
+            reply = exchange.reply = await self._answer(exchange, scope, receive)
+            await self._write(exchange, reply, scope, send)
+        except BaseException:  # the client left, or the server goes down
+            exchange.aborted = True
+            raise
+        finally:
+            exchange.ended_at = perf_counter()
+            self._services.observer.finished(exchange)
+
+    async def _answer(self, exchange: Exchange, scope: Scope, receive: Receive) -> Reply:
+        """The reply, whatever happens."""
+        try:
+            if exchange.method in READS:
+                return Reply(status=405, body=b"Method Not Allowed", headers=[TEXT, (b"allow", b"POST")])
+            exchange.body = await read_body(scope, receive, self._services.config.max_body_bytes)
+            return await self._serve(exchange)
+        except HttpFailure as failure:
+            headers: HeaderList = [TEXT, gate.challenge(exchange)] if failure.challenge else [TEXT]
+            return Reply(status=failure.status, body=failure.text.encode(), headers=headers)
+        except EntityTooLarge:
+            return Reply(status=413, body=b"Request Entity Too Large", headers=[TEXT])
+        except Exception:
+            log.exception("request failed unexpectedly", path=exchange.path, trace_id=exchange.trace_id)
+            return Reply(status=500, body=b'{"error":"Internal server error"}', headers=[JSON])
+
+    async def _serve(self, exchange: Exchange) -> Reply:
+        """Authenticate, admit, parse, dispatch."""
+        await gate.identify(exchange, self._services)
+        if exchange.method != "POST":
+            allow = (b"allow", b"GET, HEAD, POST, DELETE")
+            return Reply(status=405, body=b"Method Not Allowed", headers=[TEXT, allow])
+        gate.admit(exchange, self._services)
+        try:
+            message = jsonrpc.read_request(exchange.body)
+        except jsonrpc.Malformed as bad:
+            return Reply(status=200, body=jsonrpc.error(bad.id, jsonrpc.error_object(bad.code, bad.message)))
+        if message.is_notification:
+            return Reply(status=202, body=b"Accepted")
+        return await methods.dispatch(exchange, message, self._services)
+
+    async def _write(self, exchange: Exchange, reply: Reply, scope: Scope, send: Send) -> None:
+        fast = (scope.get("extensions") or {}).get("trustgate")
+        if fast is not None and reply.status == 200 and not reply.headers and not exchange.secure:
+            # The usual answer: its block is spelled at once.
+            await fast["respond"](200, (), reply.body, HeaderBlock(USUAL_LINES + own_lines(exchange)))
+            return
+        headers = [*reply.headers, *common_headers(exchange), *SECURITY]
+        if reply.status == 200 and not any(name == b"content-type" for name, _ in reply.headers):
+            headers.append(JSON)
+        await respond(scope, send, reply.status, headers, reply.body)
+
+    def _probe(self, path: str) -> tuple[int, HeaderList, bytes]:
+        """`/healthz` and `/readyz` (spec 06 §5.1): no security headers here."""
+        now = datetime.now().astimezone().isoformat(timespec="seconds").replace("+00:00", "Z")
+        version, readiness = self._services.config.version, self._services.readiness
+        if path != "/readyz":
+            return 200, [JSON], msgspec.json.encode({"status": "healthy", "time": now, "version": version})
+        dependencies = readiness.now()
+        ready = not readiness.draining and dependencies.get("snapshot", "ok") == "ok"
+        answer: dict[str, Any] = {"dependencies": dependencies, "status": "ready" if ready else "not_ready"}
+        return (200 if ready else 503), [JSON], msgspec.json.encode(answer | {"time": now, "version": version})
+
+
+def request_id(exchange: Exchange) -> str:
+    given = exchange.header_map.get(b"x-request-id", b"")
+    return given.decode("latin-1") if 0 < len(given) <= MAX_REQUEST_ID else uuid4()
+
+
+def own_lines(exchange: Exchange) -> bytes:
+    """What no two answers share, as header lines. The request id was checked when its header was parsed."""
+    lines = f"X-Request-Id: {exchange.request_id}\r\n"
+    if exchange.trace_id:
+        assert exchange.caller is not None
+        lines += f"X-Ag-Trace-Id: {exchange.trace_id}\r\nX-Ag-Config-Version: {exchange.caller.view.version}\r\n"
+    return lines.encode("latin-1")
+
+
+def common_headers(exchange: Exchange) -> HeaderList:
+    """The same as pairs, and what https adds."""
+    headers: HeaderList = [(b"x-request-id", exchange.request_id.encode("latin-1"))]
+    if exchange.trace_id:
+        assert exchange.caller is not None
+        headers.append((b"x-ag-trace-id", exchange.trace_id.encode()))
+        headers.append((b"x-ag-config-version", b"%d" % exchange.caller.view.version))
+    if exchange.secure:
+        headers.append(HSTS)
+    return headers
+
+
+def with_headers(send: Send, headers: HeaderList) -> Send:
+    """A `send` that adds headers to the answer."""
+
+    async def sending(message: dict[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            message = message | {"headers": [*message.get("headers", ()), *headers]}
+        await send(message)
+
+    return sending
+
+
+async def respond(scope: Scope, send: Send, status: int, headers: HeaderList, body: bytes) -> None:
+    """A whole answer: one write where the server offers it."""
+    fast = (scope.get("extensions") or {}).get("trustgate")
+    if fast is not None:
+        await fast["respond"](status, headers, body)
+        return
+    await send(
+        {"type": "http.response.start", "status": status, "headers": [*headers, (b"content-length", b"%d" % len(body))]}
+    )
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,123 @@
+"""One request on its way through the MCP plane: what the steps learn about it, and what telemetry reads at the end.
+
+What must not live here: behaviour.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Sequence
+
+import msgspec
+
+from trustgate.identity.mcp import Caller
+from trustgate.mcp.errors import HeaderList
+from trustgate.mcp.jsonrpc import Message
+from trustgate.mcp.links import Asker, Peer
+from trustgate.mcp.runtime import ConsumerRuntime
+from trustgate.policies.model import Run
+
+Notify = Callable[[Message], Awaitable[None]]
+
+
+class Reply(msgspec.Struct, kw_only=True):
+    """What goes back to the client."""
+
+    status: int
+    body: bytes
+    headers: HeaderList = []
+
+
+class CallFacts(msgspec.Struct):
+    """The `mcp` member of the event (spec 06 §9.2); empty members are left out of it."""
+
+    method: str = ""
+    operation: str = ""
+    server_name: str = ""
+    registry_id: str = ""
+    host: str = ""
+    catalog_code: str = ""
+    transport: str = ""
+    tool: str = ""
+    upstream_tool: str = ""
+    prompt: str = ""
+    resource_uri: str = ""
+    targets: Sequence[str] = ()
+    upstream_status: int = 0
+    upstream_latency_ms: int = 0
+    rpc_error_code: int = 0
+
+
+class Exchange:
+    """A request and what became of it."""
+
+    __slots__ = (
+        "aborted",
+        "asker",
+        "base_url",
+        "body",
+        "caller",
+        "client_certificate",
+        "client_ip",
+        "ended_at",
+        "facts",
+        "header_map",
+        "headers",
+        "method",
+        "notify",
+        "path",
+        "reply",
+        "request_id",
+        "run",
+        "runtime",
+        "secure",
+        "started_at",
+        "started_unix",
+        "trace_id",
+    )
+
+    def __init__(
+        self, method: str, path: str, headers: Sequence[tuple[bytes, bytes]], body: bytes, client_ip: str
+    ) -> None:
+        self.method = method
+        self.path = path
+        self.headers = headers
+        self.header_map: dict[bytes, bytes] = {}
+        for name, value in headers:
+            self.header_map.setdefault(name, value)
+        self.body = body
+        self.client_ip = client_ip
+        self.client_certificate: bytes | None = None
+        """DER of the TLS peer's certificate, where the listener speaks TLS and asked for one."""
+        self.started_at = time.perf_counter()
+        self.started_unix = time.time()
+        self.ended_at = 0.0
+        self.request_id = ""
+        self.base_url = ""
+        self.secure = False
+        # set by `identify`
+        self.caller: Caller | None = None
+        self.asker: Asker | None = None
+        self.runtime: ConsumerRuntime | None = None
+        self.trace_id = ""
+        # set by `dispatch`
+        self.notify: Notify | None = None
+        """Told of an upstream's notifications while this request waits for its answer; None: nobody can hear them."""
+        self.run: Run | None = None
+        self.facts: CallFacts | None = None
+        """Set for requests that have an event: dispatched ones, `ping` excepted."""
+        self.reply: Reply | None = None
+        self.aborted = False
+
+    def begin(self, method: str, operation: str) -> CallFacts:
+        """This request has an event."""
+        self.facts = CallFacts(method=method, operation=operation)
+        return self.facts
+
+    def asked(self, peer: Peer, started: float) -> None:
+        """An upstream was asked from `started` (of `perf_counter`) until now."""
+        facts, registry = self.facts, peer.registry
+        if facts is not None:
+            facts.server_name, facts.registry_id, facts.host = registry.name, registry.id, peer.host
+            facts.catalog_code, facts.transport = peer.catalog_code, peer.transport
+            facts.upstream_latency_ms += round((time.perf_counter() - started) * 1000)

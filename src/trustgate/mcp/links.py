@@ -1,0 +1,213 @@
+"""Which upstream session serves whom: opening, sharing, dropping, closing; and what failures mean (spec 05 §7.2, §7.4).
+
+A session belongs to one gateway, consumer and registry, to one user where the credential is the user's, and to one set
+of headers. A session that failed is not used again; a request is sent twice only where it cannot run a tool twice.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from typing import Protocol, TypeVar
+from urllib.parse import urlsplit
+
+import structlog
+import trio
+
+from trustgate.identity.mcp import Caller
+from trustgate.mcp.errors import (
+    ConsentNeeded,
+    HttpFailure,
+    RpcFailure,
+    session_lost,
+    transport_rejected,
+    unreachable,
+)
+from trustgate.mcp.flight import Flights
+from trustgate.mcp.surface import PER_USER_MODES
+from trustgate.mcp.upstream import Field, Rejected, RpcError, Session, SessionLost, Unavailable, static_headers
+from trustgate.oauth.credentials import ConsentRequired, CredentialError, InteractionRequired
+from trustgate.view.model import ConsumerView, RegistryView
+from trustgate.wire.client import Pool
+
+IDLE_S = 30 * 60.0
+SWEEP_S = 60.0
+MAX_SESSIONS = 20_000
+TRANSPORT_STATUSES = frozenset({429, 500, 502, 503, 504})
+
+T = TypeVar("T")
+Key = tuple[object, ...]
+
+log = structlog.get_logger(__name__)
+
+
+class Credentials(Protocol):
+    """Where the credential headers of an upstream come from (spec 05 §7.1)."""
+
+    async def headers_for(
+        self, registry: RegistryView, caller: Caller, consumer: ConsumerView, base_url: str
+    ) -> list[Field]: ...
+
+    async def refused(self, registry: RegistryView, caller: Caller) -> bool: ...
+
+
+class Peer:
+    """One upstream of one consumer, prepared once per view."""
+
+    __slots__ = (
+        "catalog_code",
+        "consumer",
+        "fixed",
+        "host",
+        "key",
+        "mode",
+        "per_user",
+        "registry",
+        "transport",
+        "url",
+    )
+
+    def __init__(self, registry: RegistryView, consumer: ConsumerView) -> None:
+        target = registry.mcp_target
+        assert target is not None, "peers are MCP registries"
+        self.registry = registry
+        self.consumer = consumer
+        self.url = target.url
+        self.host = urlsplit(target.url).hostname or ""
+        self.catalog_code, self.transport = target.code, target.transport
+        self.mode = target.auth.get("mode") or "none"
+        self.per_user = self.mode in PER_USER_MODES
+        self.fixed = static_headers(target)
+        """The configured headers; in the modes `none` and `static` they are all there are."""
+        self.key: Key = (consumer.id, registry.id, registry.updated_at, tuple(self.fixed))
+
+
+class Asker:
+    """On whose behalf an upstream is asked."""
+
+    __slots__ = ("base_url", "caller")
+
+    def __init__(self, caller: Caller, base_url: str) -> None:
+        self.caller, self.base_url = caller, base_url
+
+    @property
+    def user(self) -> tuple[str, str]:
+        principal = self.caller.principal
+        return (principal.issuer, principal.subject)
+
+
+class _Held:
+    __slots__ = ("session", "used_at")
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.used_at = time.monotonic()
+
+
+class Links:
+    """All upstream sessions of this process. Mutable: `_held`, by key."""
+
+    def __init__(self, pool: Pool, credentials: Credentials, background: trio.Nursery) -> None:
+        self._pool = pool
+        self._credentials = credentials
+        self._background = background
+        self._held: dict[Key, _Held] = {}
+        self._opening = Flights[Session](background)
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    async def run(self) -> None:
+        """Close what has been idle for long, until cancelled."""
+        while True:
+            await trio.sleep(SWEEP_S)
+            oldest = time.monotonic() - IDLE_S
+            for key, held in list(self._held.items()):
+                if held.used_at < oldest:
+                    self._drop(key, held.session)
+                    self._background.start_soon(held.session.close)
+
+    async def use(
+        self, peer: Peer, asker: Asker, method: str, action: Callable[[Session], Awaitable[T]], *, repeatable: bool
+    ) -> T:
+        """Run `action` on the session of this peer and asker.
+
+        After a failure a `repeatable` action is tried once more on a new session; others only when the upstream
+        certainly did not act: it no longer knew the session, or it refused the credential and there is a new one.
+        Raises RpcFailure, HttpFailure.
+        """
+        tried = False
+        while True:
+            key, session = await self._session(peer, asker)
+            try:
+                return await action(session)
+            except RpcError as error:
+                raise RpcFailure(error.code, error.message, raw=error.raw) from None
+            except Unavailable as error:
+                self._drop(key, session)
+                log.info("upstream request failed", registry_id=peer.registry.id, method=method, error=str(error))
+                if tried or not await self._may_repeat(peer, asker, error, repeatable):
+                    raise failure_of(error, method) from None
+                tried = True
+
+    async def _may_repeat(self, peer: Peer, asker: Asker, error: Unavailable, repeatable: bool) -> bool:
+        if isinstance(error, SessionLost):
+            return True
+        if isinstance(error, Rejected) and error.status < 500:
+            renewable = error.status == 401 and peer.mode not in ("none", "static")
+            return renewable and await self._credentials.refused(peer.registry, asker.caller)
+        return repeatable
+
+    async def _session(self, peer: Peer, asker: Asker) -> tuple[Key, Session]:
+        key, headers = peer.key, peer.fixed
+        if peer.mode not in ("none", "static"):
+            own = await self._headers(peer, asker)
+            headers = [*headers, *own]
+            key = (*key, asker.user if peer.per_user else None, tuple(own))
+        held = self._held.get(key)
+        if held is not None:
+            held.used_at = time.monotonic()
+            return key, held.session
+        return key, await self._opening.join(key, lambda: self._open(key, peer, headers))
+
+    async def _headers(self, peer: Peer, asker: Asker) -> list[Field]:
+        try:
+            return await self._credentials.headers_for(peer.registry, asker.caller, peer.consumer, asker.base_url)
+        except ConsentRequired as needed:
+            raise ConsentNeeded(needed.provider, needed.connect_url) from None
+        except InteractionRequired as required:
+            raise HttpFailure(401, f"sts: interaction required: {required}", challenge=True) from None
+        except CredentialError as error:
+            raise RpcFailure(error.code, str(error)) from None
+
+    async def _open(self, key: Key, peer: Peer, headers: list[Field]) -> Session:
+        try:
+            session = Session(self._pool, peer.url, headers, self._background)
+            await session.open()
+        except RpcError as error:
+            log.info("upstream refused initialize", registry_id=peer.registry.id, code=error.code)
+            raise unreachable("initialize was refused") from None
+        except Unavailable as error:
+            log.info("upstream session not opened", registry_id=peer.registry.id, error=str(error))
+            raise failure_of(error, "initialize") from None
+        except ValueError:
+            raise unreachable("the request cannot be sent") from None
+        if len(self._held) >= MAX_SESSIONS:
+            oldest = min(self._held, key=lambda one: self._held[one].used_at)
+            self._background.start_soon(self._held.pop(oldest).session.close)
+        self._held[key] = _Held(session)
+        return session
+
+    def _drop(self, key: Key, session: Session) -> None:
+        held = self._held.get(key)
+        if held is not None and held.session is session:
+            del self._held[key]
+
+
+def failure_of(error: Unavailable, method: str) -> RpcFailure:
+    """What the client is told of an upstream that did not answer."""
+    if isinstance(error, Rejected) and error.status in TRANSPORT_STATUSES:
+        return transport_rejected()
+    if isinstance(error, SessionLost):
+        return session_lost(method)
+    return unreachable(str(error))

@@ -1,0 +1,73 @@
+"""What the MCP plane is made of, chosen by `app`: one object, handed to every step."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Protocol
+
+import msgspec
+import trio
+
+from trustgate.identity.mcp import Caller, CallRequest
+from trustgate.limits.ops import Limits
+from trustgate.mcp.discovery import Discovery
+from trustgate.mcp.exchange import Exchange
+from trustgate.mcp.links import Links
+from trustgate.mcp.locate import BaseUrls
+from trustgate.mcp.runtime import Runtimes
+from trustgate.view.gateway import Directory, GatewayView
+from trustgate.view.model import ConsumerView
+
+Scope = tuple[GatewayView, ConsumerView]
+
+
+class McpConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """The environment's say on this plane. Sizes in bytes, times in seconds."""
+
+    version: str
+    max_body_bytes: int = 8 * 1024 * 1024
+    plan_limit: bool = True
+    telemetry: bool = True
+
+
+class Observer(Protocol):
+    """Hears of every request once, when its answer is over. Never suspends."""
+
+    def finished(self, exchange: Exchange) -> None: ...
+
+
+class Readiness(Protocol):
+    """What `/readyz` answers from: dependencies as `ok` or `unavailable`, and whether shutdown has begun."""
+
+    draining: bool
+
+    def now(self) -> Mapping[str, str]: ...
+
+
+class Pages(Protocol):
+    """The routes of this listener that are not JSON-RPC: metadata, OAuth2, connect pages."""
+
+    def wants(self, method: str, path: str) -> bool: ...
+
+    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None: ...
+
+
+class McpServices(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything a step may use. `catch_up` brings the directory up to the log before a miss is believed;
+    `authenticate` raises `identity.mcp.Unauthenticated`; `count` adds one to an operational counter."""
+
+    config: McpConfig
+    directory: Directory
+    catch_up: Callable[[], Awaitable[None]]
+    base_urls: BaseUrls
+    authenticate: Callable[[CallRequest, Scope | None], Awaitable[Caller]]
+    links: Links
+    discovery: Discovery
+    runtimes: Runtimes
+    limits: Limits
+    count: Callable[[str, dict[str, str]], None]
+    observer: Observer
+    background: trio.Nursery
+    readiness: Readiness
+    pages: Pages | None
+    now: Callable[[], float]
