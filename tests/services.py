@@ -183,17 +183,19 @@ def redis_answers(port: int) -> bool:
     return False
 
 
-@contextlib.contextmanager
-def run_kafka() -> Iterator[str]:
-    """A private one-node Kafka broker (KRaft); yields `host:port`."""
-    java = binary("java", "/usr/lib/jvm/*/bin/java")
-    jars = pathlib.Path(os.environ.get("TEST_KAFKA_JARS", str(ROOT / ".services/kafka")))
-    if not jars.is_dir():
-        raise Unavailable(f"no Kafka broker in {jars}: run ops/services/install.sh")
-    with folder() as home:
+class KafkaBroker:
+    """A private one-node Kafka broker (KRaft) that keeps its data and address over `kill` and `start`."""
+
+    def __init__(self, home: pathlib.Path) -> None:
+        java = binary("java", "/usr/lib/jvm/*/bin/java")
+        jars = pathlib.Path(os.environ.get("TEST_KAFKA_JARS", str(ROOT / ".services/kafka")))
+        if not jars.is_dir():
+            raise Unavailable(f"no Kafka broker in {jars}: run ops/services/install.sh")
         port, controller = free_port(), free_port()
-        properties = home / "server.properties"
-        properties.write_text(
+        self.bootstrap = f"127.0.0.1:{port}"
+        self._home, self._port = home, port
+        self._properties = home / "server.properties"
+        self._properties.write_text(
             f"process.roles=broker,controller\nnode.id=1\ncontroller.quorum.voters=1@127.0.0.1:{controller}\n"
             f"listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\n"
             f"advertised.listeners=PLAINTEXT://127.0.0.1:{port}\ncontroller.listener.names=CONTROLLER\n"
@@ -203,17 +205,53 @@ def run_kafka() -> Iterator[str]:
             "group.initial.rebalance.delay.ms=0\nshare.coordinator.state.topic.replication.factor=1\n"
             "share.coordinator.state.topic.min.isr=1\n"
         )
-        cluster_id = kafka_cluster_id()
-        base = [java, "-Xmx512m", "-Xms128m", "-XX:TieredStopAtLevel=1", "-cp", f"{jars}/*"]
+        self._base = [java, "-Xmx512m", "-Xms128m", "-XX:TieredStopAtLevel=1", "-cp", f"{jars}/*"]
+        self._running: contextlib.ExitStack | None = None
+        self._process: subprocess.Popen[bytes] | None = None
         subprocess.run(
-            [*base, "kafka.tools.StorageTool", "format", "-t", cluster_id, "-c", str(properties)],
+            [*self._base, "kafka.tools.StorageTool", "format", "-t", kafka_cluster_id(), "-c", str(self._properties)],
             check=True,
             capture_output=True,
             cwd=home,
         )
-        with running([*base, "kafka.Kafka", str(properties)], home / "log") as process:
-            wait_until(lambda: accepts(port), process, home / "log")
-            yield f"127.0.0.1:{port}"
+
+    def start(self) -> None:
+        """Returns when it accepts connections."""
+        log = self._home / "log"
+        self._running = contextlib.ExitStack()
+        command = [*self._base, "kafka.Kafka", str(self._properties)]
+        self._process = self._running.enter_context(running(command, log))
+        wait_until(lambda: accepts(self._port), self._process, log)
+
+    def kill(self) -> None:
+        """End it at once, as a crash does."""
+        if self._process is not None:
+            self._process.kill()
+        self.stop()
+
+    def stop(self) -> None:
+        if self._running is not None:
+            self._running.close()
+            self._running = self._process = None
+
+
+@contextlib.contextmanager
+def kafka_broker() -> Iterator[KafkaBroker]:
+    """A running broker. Raises Unavailable."""
+    with folder() as home:
+        broker = KafkaBroker(home)
+        broker.start()
+        try:
+            yield broker
+        finally:
+            broker.stop()
+
+
+@contextlib.contextmanager
+def run_kafka() -> Iterator[str]:
+    """A private broker; yields `host:port`."""
+    with kafka_broker() as broker:
+        yield broker.bootstrap
 
 
 def kafka_cluster_id() -> str:
@@ -277,6 +315,17 @@ def redis_url() -> Iterator[str]:
 def kafka_bootstrap() -> Iterator[str]:
     """`host:port` of a Kafka broker."""
     yield from serve("TEST_KAFKA_BOOTSTRAP", run_kafka)
+
+
+@pytest.fixture
+def broker() -> Iterator[KafkaBroker]:
+    """A Kafka broker that this test may kill and start again."""
+    with contextlib.ExitStack() as stack:
+        try:
+            found = stack.enter_context(kafka_broker())
+        except Unavailable as error:
+            absent(str(error))
+        yield found
 
 
 @pytest.fixture(scope="session")

@@ -215,6 +215,8 @@ def test_exporter_secrets_are_kept_in_the_vault_and_an_echoed_mask_keeps_them():
         ({"settings": {"dsn": "postgres://x"}}, "settings.dsn"),
         ({"settings": {"dsn_env": "HOME"}}, "settings.dsn_env"),
         ({"settings": {"tls": {"ca_file": "/etc/passwd"}}}, "settings.tls.ca_file"),
+        ({"settings": {"path": "/etc/passwd"}}, "settings.path"),
+        ({"settings": {"sasl": {"password_env": "HOME"}}}, "settings.sasl.password_env"),
         ({"class": "raw"}, "class"),
     ],
 )
@@ -229,6 +231,32 @@ def test_a_tenant_may_echo_but_not_set_what_reaches_into_the_host(extra, member)
     if "dsn" in extra.get("settings", {}):
         echo["exporters"][0]["settings"] = {"dsn": "***//x"}
     assert world.put_gateway(gateway.id, "t", telemetry=echo).telemetry == gateway.telemetry
+
+
+def test_exporters_that_a_tenant_names_are_confined_and_stay_so_until_the_platform_sets_them():
+    world = World()
+    own = {"exporters": [{"name": "otlp", "type": "otlp", "settings": {"endpoint": "x:1"}}]}
+    other = {"exporters": [{"name": "otlp", "type": "otlp", "settings": {"endpoint": "y:1"}}]}
+    gateway = world.gateway(telemetry=own)
+
+    def stored(as_tenant: str | None, telemetry: object) -> bool:
+        changed = world.put_gateway(gateway.id, as_tenant, telemetry=telemetry).telemetry
+        assert changed is not None
+        return bool(changed["exporters"][0].get("confined"))
+
+    assert not stored("t", own)  # an echo
+    assert stored("t", other)
+    assert stored("t", other)
+    assert not stored(None, other)
+
+
+def test_the_platforms_exporter_secret_does_not_follow_a_tenant_to_another_destination():
+    world = World()
+    exporter = {"name": "otlp", "settings": {"endpoint": "x:1", "headers": {"authorization": "Bearer long-secret"}}}
+    gateway = world.gateway(telemetry={"exporters": [exporter]})
+    stolen = {"name": "otlp", "settings": {"endpoint": "mine:1", "headers": {"authorization": "***cret"}}}
+    refused = message(world.put_gateway, gateway.id, "t", telemetry={"exporters": [stolen]})
+    assert "secret cannot be a masked value" in str(refused)
 
 
 def test_an_imported_gateway_is_the_same_gateway():

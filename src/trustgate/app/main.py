@@ -120,7 +120,7 @@ async def run_here(
         stack.callback(background.cancel_scope.cancel)
         await background.start(readiness.run)
         follower = await start_follower(planes, parts, views, background)
-        observer = await stack.enter_async_context(open_observer(parts))
+        observer = await stack.enter_async_context(open_observer(parts, views, serving=bool(planes & DATA_PLANES)))
         serving: list[listeners.Serve] = []
         if "admin" in planes:
             from trustgate.app.admin_plane import open_admin  # loads the web framework

@@ -1,72 +1,101 @@
-"""From finished requests to their events: facts, cost, and the playground's trace store (spec 06 §9, §12, §13).
+"""What becomes of a finished request: its access log line, its record, the playground's trace (spec 06 §9 to §13).
 
-`finished` only puts the exchange into a bounded mailbox; one task builds events, so that no request waits for its
-record.
+What lives here: the hand-over from the data planes. What must not: the making of records and their export
+(`telemetry.publisher`), which run in threads of their own, so that no request waits for its record.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from functools import partial
 
-import msgspec
 import structlog
 import trio
 
+from trustgate.app.exporters import Exporters, defaults, environment
+from trustgate.app.facts import facts_of
 from trustgate.app.parts import Parts
-from trustgate.providers.prices import cost
+from trustgate.app.views import Views
 from trustgate.proxy.exchange import Exchange
-from trustgate.telemetry.event import AttemptFacts, Facts, PolicyFacts, Tokens, build
+from trustgate.telemetry.event import Facts
 from trustgate.telemetry.logs import access_log
+from trustgate.telemetry.outlet import OutletStatistics
+from trustgate.telemetry.publisher import Job, Keep, Publisher, PublisherStatistics
+from trustgate.view.gateway import GatewayView
 
 WRITE_BUDGET_S = 2.0
+CLOSE_S = 10.0
 TRACE_KEY = "playground:trace:"
-STREAM_KEPT = b"x-ag-playground-token"
+PLAYGROUND_HEADER = b"x-ag-playground-token"
+TRACES_WAITING = 256
 
 log = structlog.get_logger("trustgate.telemetry")
 
 
-class Sampling(msgspec.Struct):
-    """Members of a request body that the event repeats."""
-
-    temperature: Any = None
-    max_tokens: Any = None
-    max_completion_tokens: Any = None
-    stream: Any = None
-
-
 class EventObserver:
-    """The observer of a data plane. Mutable: counters of what was built and what the full mailbox refused."""
+    """The observer of the data planes of a process; all its methods belong to the thread that serves requests."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Parts, exporters: Exporters) -> None:
         self._parts = parts
         self._telemetry = parts.settings.telemetry
         self._access = access_log()
-        size = max(1, parts.settings.metrics.queue_size)
-        self._send, self._receive = trio.open_memory_channel[Exchange](size)
-        self.built = 0
-        self.dropped = 0
+        self._exporters = exporters
+        metrics = parts.settings.metrics
+        self._publisher = Publisher(max(1, metrics.queue_size), max(1, metrics.worker_count))
+        self._token = trio.lowlevel.current_trio_token()
+        self._traces, self._received = trio.open_memory_channel[tuple[str, bytes]](TRACES_WAITING)
+        self._keep: Keep = self._keep_trace
+
+    # the proxy plane's Observer
 
     def finished(self, exchange: Exchange) -> None:
         self._log(exchange)
-        # An event that nobody will see is not built: without exporters only the playground reads them.
-        if not self._telemetry.enabled or not self._is_playground(exchange):
+        view = exchange.view
+        if not self._telemetry.enabled or view is None:
             return
-        try:
-            self._send.send_nowait(exchange)
-        except trio.WouldBlock:
-            self.dropped += 1
-            log.warning("metrics task channel is full, dropping task", gateway_id=exchange.view and exchange.view.id)
+        size = len(exchange.client_body) + len(exchange.reply_body)
+        self.record(view, partial(self._facts, exchange), size, playground=self._is_playground(exchange))
 
     def refused(self, exchange: Exchange) -> None:
         self._log(exchange)
 
     def wants_body(self, exchange: Exchange) -> bool:
-        return self._telemetry.enabled and self._is_playground(exchange)
+        view = exchange.view
+        if not self._telemetry.enabled or view is None:
+            return False
+        return bool(self._exporters.routing(view).raw) or self._is_playground(exchange)
+
+    # any data plane
+
+    def record(self, view: GatewayView, facts: Callable[[], Facts], size: int, *, playground: bool = False) -> None:
+        """Queue the record of a finished call; never waits. `facts` is called once, by another thread.
+
+        `size` is what the call's bodies take while the record waits, in bytes. A record that nobody will see is not
+        made: without exporters, only the playground's are.
+        """
+        if not self._telemetry.enabled:
+            return
+        routing = self._exporters.routing(view)
+        playground = playground and self._telemetry.playground_traces
+        if playground or not routing.idle:
+            self._publisher.submit(Job(view.id, facts, routing, size, self._keep if playground else None))
+
+    def statistics(self) -> tuple[PublisherStatistics, list[OutletStatistics]]:
+        """Of the queue of records to be made, and of each exporter."""
+        return self._publisher.statistics(), self._exporters.statistics()
+
+    def _facts(self, exchange: Exchange) -> Facts:
+        telemetry = self._telemetry
+        return facts_of(
+            exchange,
+            self._parts.models.prices,
+            attempts=telemetry.request_traces,
+            policies=telemetry.plugin_traces,
+        )
 
     def _is_playground(self, exchange: Exchange) -> bool:
-        return self._telemetry.playground_traces and bool(exchange.header_map.get(STREAM_KEPT))
+        return self._telemetry.playground_traces and bool(exchange.header_map.get(PLAYGROUND_HEADER))
 
     def _log(self, exchange: Exchange) -> None:
         if not self._access.enabled:
@@ -79,133 +108,64 @@ class EventObserver:
             request_id=exchange.header_map.get(b"x-ag-trace-id", b"").decode("latin-1"),
             ip=exchange.client_ip,
             bytes_out=-1 if exchange.streaming else len(exchange.reply_body),
-        )
-
-    async def run(self) -> None:
-        """Build events until cancelled; what is queued then is still built."""
-        try:
-            async for exchange in self._receive:
-                await self._handle(exchange)
-        finally:
-            with trio.move_on_after(WRITE_BUDGET_S, shield=True):
-                while True:
-                    try:
-                        await self._handle(self._receive.receive_nowait())
-                    except trio.WouldBlock:
-                        break
-
-    async def _handle(self, exchange: Exchange) -> None:
-        try:
-            event = build(self._facts(exchange))
-            self.built += 1
-            with trio.move_on_after(WRITE_BUDGET_S):
-                key = TRACE_KEY + exchange.trace_id
-                data = msgspec.json.encode(event)
-                await self._parts.shared.state.put(key, data, self._telemetry.playground_trace_ttl_s)
-        except Exception as error:  # a record that cannot be made or kept is worth a line, never a crash
-            log.warning("playground trace not kept", trace_id=exchange.trace_id, error=type(error).__name__)
-
-    def _facts(self, exchange: Exchange) -> Facts:
-        view, consumer = exchange.view, exchange.consumer
-        assert view is not None and consumer is not None, "only authenticated requests have events"
-        attempts = exchange.attempts
-        provider = attempts[-1].provider if attempts else ""
-        names = (exchange.sent_model, exchange.provider_model, exchange.requested_model)
-        price = self._parts.models.prices.lookup(provider, names) if exchange.usage is not None else None
-        spent = cost(price, exchange.usage) if price is not None and exchange.usage is not None else None
-        sampling = sampling_of(exchange.client_body)
-        run = exchange.run
-        return Facts(
             trace_id=exchange.trace_id,
-            gateway_id=view.id,
-            tenant_id=view.identity.tenant_id,
-            started_unix=exchange.started_unix,
-            total_ms=round((exchange.ended_at - exchange.started_at) * 1000),
-            consumer_id=consumer.id,
-            consumer_name=consumer.name,
-            session_id=exchange.session_id,
-            turn_id=exchange.turn_id,
-            ip=exchange.client_ip,
-            status=exchange.reply_status,
-            reason=exchange.error_code,
-            method=exchange.method,
-            path=exchange.path,
-            requested_model=exchange.requested_model,
-            sent_model=exchange.sent_model,
-            provider_model=exchange.provider_model,
-            model_label=price.label if price is not None else "",
-            temperature=number(sampling.temperature),
-            max_tokens=whole(sampling.max_completion_tokens) or whole(sampling.max_tokens),
-            stream=sampling.stream is True,
-            streaming=exchange.streaming,
-            finish_reason=exchange.finish_reason,
-            request_headers=exchange.headers,
-            response_headers=[*exchange.reply_headers, *own_headers(exchange)],
-            request_body=exchange.client_body,
-            response_body=exchange.reply_body,
-            usage=tokens_of(exchange),
-            cost=(spent.prompt, spent.completion) if spent is not None else None,
-            attempts=[attempt_facts(attempt) for attempt in attempts] if self._telemetry.request_traces else [],
-            policies=[policy_facts(mark) for mark in run.marks if mark.telling]
-            if run is not None and self._telemetry.plugin_traces
-            else [],
-            config_version=view.version,
-            untranslated=exchange.untranslated,
-            aborted=exchange.aborted,
         )
 
+    # playground traces: made by a worker, written by a task of this process
 
-def own_headers(exchange: Exchange) -> list[tuple[bytes, bytes]]:
-    """What the plane adds to every answer after the stages."""
-    return [(b"x-session-id", exchange.session_id.encode()), (b"x-ag-trace-id", exchange.trace_id.encode())]
+    def _keep_trace(self, trace_id: str, data: bytes) -> None:
+        try:
+            self._token.run_sync_soon(self._hand_over, trace_id, data)
+        except trio.RunFinishedError:  # a record that was still being made when the process ended
+            log.debug("playground trace not kept", trace_id=trace_id)
 
+    def _hand_over(self, trace_id: str, data: bytes) -> None:
+        try:
+            self._traces.send_nowait((trace_id, data))
+        except trio.WouldBlock:
+            log.warning("playground trace not kept: too many are waiting", trace_id=trace_id)
 
-def attempt_facts(attempt: Any) -> AttemptFacts:
-    members = AttemptFacts.__struct_fields__
-    return AttemptFacts(**{name: getattr(attempt, name) for name in members})
+    async def keep_traces(self) -> None:
+        """Write traces until cancelled."""
+        async for trace_id, data in self._received:
+            await self._write(trace_id, data)
 
+    async def _write(self, trace_id: str, data: bytes) -> None:
+        try:
+            with trio.fail_after(WRITE_BUDGET_S):
+                await self._parts.shared.state.put(TRACE_KEY + trace_id, data, self._telemetry.playground_trace_ttl_s)
+        except Exception as error:  # a trace that cannot be kept is worth a line, never a crash
+            log.warning("playground trace not kept", trace_id=trace_id, error=type(error).__name__)
 
-def policy_facts(mark: Any) -> PolicyFacts:
-    members = PolicyFacts.__struct_fields__
-    return PolicyFacts(**{name: getattr(mark, name) for name in members})
-
-
-def tokens_of(exchange: Exchange) -> Tokens | None:
-    usage = exchange.usage
-    if usage is None:
-        return None
-    return Tokens(
-        prompt=usage.input_tokens,
-        completion=usage.output_tokens,
-        total=usage.total_tokens or usage.input_tokens + usage.output_tokens,
-        cached=usage.cached,
-        reasoning=usage.reasoning_output_tokens,
-    )
-
-
-def sampling_of(body: bytes) -> Sampling:
-    """What the client asked of the model; nothing of a body that cannot be read."""
-    try:
-        return msgspec.json.decode(body, type=Sampling)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return Sampling()
-
-
-def number(value: Any) -> float | None:
-    return value if isinstance(value, (int, float)) and not isinstance(value, bool) else None
-
-
-def whole(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
+    async def finish(self) -> None:
+        """Make and deliver what is queued, within the bound; then close the exporters."""
+        await trio.to_thread.run_sync(self._publisher.close, CLOSE_S)
+        await trio.lowlevel.checkpoint()  # traces handed over by the last workers
+        while True:
+            try:
+                await self._write(*self._received.receive_nowait())
+            except trio.WouldBlock:
+                break
+        await trio.to_thread.run_sync(self._exporters.close, CLOSE_S)
 
 
 @asynccontextmanager
-async def open_observer(parts: Parts) -> AsyncIterator[EventObserver]:
-    """The observer and its task, for the life of the block."""
-    observer = EventObserver(parts)
+async def open_observer(parts: Parts, views: Views, *, serving: bool) -> AsyncIterator[EventObserver]:
+    """The observer, for the life of the block. `serving`: a data plane runs here; others export nothing.
+
+    Raises ConfigurationError for default exporters that cannot be used.
+    """
+    found = defaults(parts.settings) if serving and parts.settings.telemetry.enabled else ()
+    if serving and parts.settings.telemetry.enabled and not found:
+        log.warning("no telemetry exporters are configured: records go nowhere unless a gateway names its own")
+    exporters = Exporters(found, environment(parts.settings))
+    views.watch(exporters)
+    observer = EventObserver(parts, exporters)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(observer.run)
+        nursery.start_soon(observer.keep_traces)
         try:
             yield observer
         finally:
+            with trio.CancelScope(shield=True):
+                await observer.finish()
             nursery.cancel_scope.cancel()

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from trustgate.app.catalog import Catalog
+from trustgate.app.exporters import fence
 from trustgate.app.storage import Shared, open_shared, server_key, store_of
 from trustgate.balance.embedding import Embedder
 from trustgate.balance.health import LocalHealth
@@ -94,10 +95,15 @@ async def open_parts(
                 ),
                 models=models,
                 health=LocalHealth(now) if shared.redis is None else RedisHealth(shared.redis, now),
-                catalog=Catalog(environment, lambda entry: validate_exporter(entry, os.environ), by_code()),
+                catalog=Catalog(environment, exporter_check(settings), by_code()),
                 embed=Embedder(pool),
                 now=now,
             )
+
+
+def exporter_check(settings: Settings) -> Callable[[dict[str, Any]], str | None]:
+    allowed = fence(settings)
+    return lambda entry: validate_exporter(entry, os.environ, allowed)
 
 
 def answer_stores(shared: Shared) -> dict[str, Any]:

@@ -102,6 +102,11 @@ def store_of(settings: Settings, planes: frozenset[str], key: str) -> AbstractAs
         folder = pathlib.Path(settings.app.data_dir)
         folder.mkdir(parents=True, exist_ok=True, mode=0o750)
         return open_store(folder / STORE_FILE, key, previous)
+    return open_store(database_config(settings), key, previous)
+
+
+def database_config(settings: Settings) -> PostgresConfig:
+    """The `DB_*` variables. Raises ConfigurationError."""
     database = settings.database
     config = PostgresConfig(
         host=database.host,
@@ -122,4 +127,4 @@ def store_of(settings: Settings, planes: frozenset[str], key: str) -> AbstractAs
             config = msgspec.structs.replace(config, password_source=aws_password_source(config))
         except ValueError as error:
             raise ConfigurationError.invalid(str(error)) from error
-    return open_store(config, key, previous)
+    return config

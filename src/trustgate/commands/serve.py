@@ -60,6 +60,6 @@ def _warn(warnings: Iterable[Warning]) -> None:
 def _start_logs(settings: Settings) -> logs.Logging:
     file = logs.LOG_FILE if settings.log.file_enabled else None
     try:
-        return logs.configure(settings.log.level, settings.log.format, file=file)
+        return logs.configure(settings.log.level, settings.log.format, file=file, access=settings.log.access_enabled)
     except OSError as error:
         raise ConfigurationError.invalid(f"LOG_FILE_ENABLED is true, but {logs.LOG_FILE}: {error}") from error

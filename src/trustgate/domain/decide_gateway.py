@@ -20,10 +20,12 @@ from trustgate.domain.values import free, string_map
 SLUG = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
 HOSTNAME = re.compile(r"[a-z0-9.-]+", re.ASCII)
 SERVER_METADATA = ("tenant_id", "team_id")
-EXPORTER_SECRETS = (("headers", "*"), ("dsn",))
+EXPORTER_SECRETS = (("headers", "*"), ("dsn",), ("sasl", "password"))
 PLATFORM_ONLY = (
     ("settings", "dsn"),
     ("settings", "dsn_env"),
+    ("settings", "path"),
+    ("settings", "sasl", "password_env"),
     ("settings", "tls", "ca_file"),
     ("settings", "tls", "cert_file"),
     ("settings", "tls", "key_file"),
@@ -254,6 +256,22 @@ def member_at(value: Any, path: tuple[str, ...]) -> Any:
     return value
 
 
+def redirected(sent: ExporterIn, stored: Json | None) -> bool:
+    """Whether the platform's exporter is sent back with another destination."""
+    if stored is None or stored.get("confined"):
+        return False
+    old, new = cast("Json", stored.get("settings") or {}), cast("Json", free(sent.settings) or {})
+    kinds = sent.type or sent.name, stored.get("type") or stored["name"]
+    return kinds[0] != kinds[1] or any(old.get(name) != new.get(name) for name in ("endpoint", "brokers", "tls"))
+
+
+def confined(entry: Json, stored: Json | None) -> bool:
+    """Whether a tenant's exporter is bound to the rules for tenants: unless it is the platform's, echoed."""
+    if stored is None or stored.get("confined"):
+        return True
+    return any(entry.get(name) != stored.get(name) for name in ("name", "type", "class", "settings"))
+
+
 def store_exporter(draft: Draft, gateway_id: str, index: int, sent: ExporterIn, stored: Json | None) -> Json:
     name = sent.name or ""
 
@@ -265,12 +283,16 @@ def store_exporter(draft: Draft, gateway_id: str, index: int, sent: ExporterIn, 
 
     path = f"telemetry.exporters.{index}.settings"
     old = (stored or {}).get("settings")
+    if draft.meta.tenant is not None and redirected(sent, stored):
+        old = None  # the platform's secret does not follow a tenant to a destination of its own
     entry: Json = {"name": name, "type": sent.type or "", "settings": sent.settings}
     entry["settings"] = hide(draft, gateway_id, path, free(sent.settings), old, EXPORTER_SECRETS, refuse)
     if sent.class_:
         entry["class"] = sent.class_
     if draft.meta.tenant is not None:
         check_exporter_rights(entry, stored or {})
+        if confined(entry, stored):
+            entry["confined"] = True
     detail = draft.catalog.validate_exporter(readable(entry, draft))
     if detail is not None:
         raise invalid(f"invalid telemetry exporter: {detail}")

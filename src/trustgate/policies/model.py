@@ -197,14 +197,28 @@ class Hold(Protocol):
     async def release(self) -> None: ...
 
 
+class Reservation(msgspec.Struct, kw_only=True):
+    """A hold as the request's record shows it, in `unit` (`tokens` or `micro_usd`).
+
+    `charged` is what the answer cost in the end, 0 when all was given back, None as long as neither has happened.
+    """
+
+    policy_id: str
+    unit: str
+    reserved: int
+    charged: int | None = None
+
+
 class Run(msgspec.Struct, kw_only=True):
     """The state of one request's passage through its chain.
 
     `headers` are those for the eventual answer; `marks` the telemetry in start order; `notes` what a policy remembers
-    from one stage to the next, by policy id; `holds` what `Chain.release` gives back.
+    from one stage to the next, by policy id; `holds` what `Chain.release` gives back; `reservations` what the record
+    tells of those.
     """
 
     headers: Headers = []
     marks: list[Mark] = []
     notes: dict[str, Any] = {}
     holds: list[Hold] = []
+    reservations: list[Reservation] = []

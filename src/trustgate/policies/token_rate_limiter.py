@@ -23,6 +23,7 @@ from trustgate.policies.model import (
     Mark,
     PolicyRequest,
     PolicyResponse,
+    Reservation,
     Run,
     TokenUsage,
     header_text,
@@ -77,8 +78,10 @@ class Held(msgspec.Struct):
     limits: Limits
     windows: tuple[Window, ...]
     token: str
+    shown: Reservation
 
     async def release(self) -> None:
+        self.shown.charged = 0
         await self.limits.run((Settle(self.windows, self.token, 0),))
 
 
@@ -230,7 +233,10 @@ class TokenBudget:
             if isinstance(reply, Reserved):
                 refused_by = reply.refused_by
                 if refused_by < 0:
-                    held = Held(self._limits, windows, token)
+                    unit = "micro_usd" if self._dollars else "tokens"
+                    shown = Reservation(policy_id=self._binding.policy_id, unit=unit, reserved=amount)
+                    run.reservations.append(shown)
+                    held = Held(self._limits, windows, token, shown)
                     run.holds.append(held)
                     run.notes[self._binding.policy_id] = held
         else:
@@ -331,6 +337,8 @@ class TokenBudget:
         if self._dollars:
             extras |= {"unit": "dollars", "cost_micro_usd": amount}
         mark.extras = extras
+        if held is not None:
+            held.shown.charged = amount
         await self._limits.run(_charge(windows, amount, held))
 
     def _amount(

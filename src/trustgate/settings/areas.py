@@ -319,4 +319,7 @@ class Log(Struct, frozen=True):
         str, Var("LOG_LEVEL", STR, "`DEBUG`, `INFO`, `WARN` or `ERROR`, with an optional offset such as `INFO+2`.")
     ] = "INFO"
     format: Annotated[str, Var("LOG_FORMAT", STR, "`json`, `text` or `colored`.")] = "json"
+    access_enabled: Annotated[
+        bool, Var("ACCESS_LOG_ENABLED", BOOL, "Write the access log: one `http access` line for each request.")
+    ] = True
     file_enabled: Annotated[bool, Var("LOG_FILE_ENABLED", BOOL, "Also write JSON to `var/log.log`.")] = False

@@ -7,6 +7,7 @@ from msgspec import Struct
 from trustgate.settings.values import Kind, Var
 
 STR, INT, BOOL, DURATION, CSV = Kind.STR, Kind.INT, Kind.BOOL, Kind.DURATION, Kind.CSV
+NETWORKS = Kind.NETWORKS
 
 
 class Telemetry(Struct, frozen=True):
@@ -41,6 +42,15 @@ class Telemetry(Struct, frozen=True):
         bool, Var("TELEMETRY_ENABLE_PLUGIN_TRACES", BOOL, "Include `policy_chain` in the record.")
     ] = True
     raw_dsn: Annotated[str, Var("SENSIBLE_PG_DSN", STR, "Default DSN of `postgres` exporters.", secret=True)] = ""
+    tenant_networks: Annotated[
+        tuple[str, ...],
+        Var(
+            "TELEMETRY_TENANT_NETWORKS",
+            NETWORKS,
+            "Networks (CIDR) that the exporters of tenants may connect to, beside public addresses.",
+            default_text="none in deployed environments; elsewhere all but link-local addresses",
+        ),
+    ] = ()
     playground_traces: Annotated[
         bool, Var("PLAYGROUND_TRACE_STORE_ENABLED", BOOL, "Keep complete records of playground requests.")
     ] = True

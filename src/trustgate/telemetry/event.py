@@ -1,16 +1,20 @@
-"""The record of one request, schema version 3 (spec 06 §9): from plain facts to the event in its wire order. Pure.
+"""The record of one request, schema version 3 (spec 06 §9): its shape in wire order, and its making from plain facts.
 
-What lives here: the members, their presence, the latency arithmetic and the metadata view. What must not: where facts
-come from, where events go.
+What lives here: members and their presence, the latency arithmetic, the metadata and raw views. What must not: where
+facts come from, where records go, I/O. `event.schema.json` beside this file is the same contract for readers.
+
+A member with a default is absent when it has that value; one without is always there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Protocol, cast
 
 import msgspec
+from msgspec import UNSET, Raw, Struct, UnsetType
+from msgspec.structs import replace
 
 from trustgate.telemetry.sanitize import body_text, header_map, redact
 
@@ -22,15 +26,170 @@ Json = dict[str, Any]
 Headers = Sequence[tuple[bytes, bytes]]
 
 
-class Tokens(msgspec.Struct, frozen=True, kw_only=True):
-    prompt: int
-    completion: int
-    total: int
-    cached: int = 0
-    reasoning: int = 0
+class Party(Struct, omit_defaults=True):
+    id: str = ""
+    name: str = ""
 
 
-class AttemptFacts(msgspec.Struct, frozen=True, kw_only=True):
+class Status(Struct, omit_defaults=True):
+    code: int
+    is_timeout: bool
+    outcome: str = ""
+    reason: str = ""
+
+
+class Request(Struct, omit_defaults=True, kw_only=True):
+    method: str = ""
+    path: str = ""
+    provider: str = ""
+    registry_id: str = ""
+    model: str = ""
+    requested_model: str = ""
+    model_label: str = ""
+    temperature: float | None = None
+    max_tokens: int = 0
+    stream: bool
+    prompt_tokens: int = 0
+    body: str = ""
+    headers: dict[str, list[str]] = {}
+
+
+class Response(Struct, omit_defaults=True, kw_only=True):
+    status_code: int
+    latency_ms: int
+    completion_tokens: int = 0
+    finish_reason: str = ""
+    streaming: bool
+    body: str | None
+    headers: dict[str, list[str]] = {}
+
+
+class Tokens(Struct, omit_defaults=True):
+    """Usage as the served attempt reported it."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    cached_input_tokens: int = 0
+    reasoning_output_tokens: int = 0
+
+
+class Cost(Struct):
+    """JSON numbers without an exponent, whatever their size."""
+
+    prompt_usd: Raw
+    completion_usd: Raw
+    total_usd: Raw
+    currency: str = "USD"
+
+
+class Latency(Struct):
+    total_ms: int
+    provider_ms: int
+    policies_ms: int
+    gateway_ms: int
+
+
+class AttemptEntry(Struct, omit_defaults=True, kw_only=True):
+    registry_id: str = ""
+    provider: str = ""
+    attempt: int
+    fallback: bool
+    pinned: bool
+    route: str = ""
+    route_model: str = ""
+    outcome: str = ""
+    status_code: int
+    latency_ms: int
+
+
+class PolicyEntry(Struct, omit_defaults=True, kw_only=True):
+    name: str = ""
+    stage: str = ""
+    decision: str = ""
+    latency_ms: int
+    status_code: int = 0
+    error: bool
+    flagged: bool
+    score: float | UnsetType = UNSET
+    score_label: str = ""
+    extras: Json = {}
+
+
+class Mcp(Struct, omit_defaults=True, kw_only=True):
+    """The MCP part of a call. `upstream_status` is the logical status, which overrides the HTTP one when not 0."""
+
+    method: str
+    operation: str = ""
+    server_name: str = ""
+    registry_id: str = ""
+    host: str = ""
+    catalog_code: str = ""
+    transport: str = ""
+    tool: str = ""
+    upstream_tool: str = ""
+    prompt: str = ""
+    resource_uri: str = ""
+    targets: int = 0
+    upstream_status: int = 0
+    upstream_latency_ms: int = 0
+    rpc_error_code: int = 0
+
+
+class ReservationEntry(Struct, omit_defaults=True, kw_only=True):
+    """What a budget put on hold before the call, and what it charged in the end (0: given back)."""
+
+    policy_id: str
+    unit: str
+    reserved: int
+    charged: int | UnsetType = UNSET
+
+
+class Event(Struct, omit_defaults=True, kw_only=True):
+    schema_version: int
+    kind: str
+    trace_id: str
+    gateway_id: str
+    tenant_id: str = ""
+    timestamp: str
+    occurred_on: int
+    end_timestamp: int
+    consumer: Party
+    session_id: str = ""
+    turn_id: str = ""
+    ip: str = ""
+    status: Status
+    is_flagged: bool
+    security: list[str] = []
+    request: Request
+    response: Response
+    usage: Tokens | None = None
+    cost: Cost | None = None
+    latency: Latency
+    attempts: list[AttemptEntry] = []
+    policy_chain: list[PolicyEntry] = []
+    mcp: Mcp | None = None
+    config_version: int = 0
+    reservations: list[ReservationEntry] = []
+    untranslated: list[str] = []
+    aborted: bool = False
+
+
+class RawView(Struct, frozen=True, kw_only=True):
+    """What raw exporters get: the bodies and what finds them again."""
+
+    schema_version: int = SCHEMA_VERSION
+    trace_id: str
+    gateway_id: str
+    tenant_id: str
+    occurred_on: int
+    request_body: str
+    response_body: str | None
+
+
+class Attempt(Protocol):
+    """One upstream try, as the proxy keeps it."""
+
     registry_id: str
     provider: str
     attempt: int
@@ -43,192 +202,265 @@ class AttemptFacts(msgspec.Struct, frozen=True, kw_only=True):
     latency_ms: int
 
 
-class PolicyFacts(msgspec.Struct, frozen=True, kw_only=True):
+class Mark(Protocol):
+    """One run of a policy, as the engine keeps it."""
+
     name: str
     stage: str
-    decision: str = ""
-    latency_ms: float = 0.0
-    status_code: int = 0
-    error: bool = False
-    score: float | None = None
-    score_label: str = ""
-    extras: Json | None = None
+    decision: str
+    latency_ms: float
+    status_code: int
+    error: bool
+    score: float | None
+    score_label: str
+    extras: Json | None
 
     @property
-    def flagged(self) -> bool:
-        return self.error or self.status_code >= 400 or self.decision in FLAGGED
+    def flagged(self) -> bool: ...
 
 
-class Facts(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything the event of an LLM request is made of. Times are Unix seconds and milliseconds."""
+class Reservation(Protocol):
+    """A hold of a budget, as the policies keep it; `charged` None: neither settled nor given back."""
 
+    policy_id: str
+    unit: str
+    reserved: int
+    charged: int | None
+
+
+class Facts(Struct, kw_only=True):
+    """Everything a record is made of. Times are Unix seconds and milliseconds, cost is USD (prompt, completion).
+
+    `provider_ms` None: the sum of the attempts. `policies` are those that left a mark.
+    """
+
+    kind: str = "llm"
     trace_id: str
     gateway_id: str
-    tenant_id: str
+    tenant_id: str = ""
     started_unix: float
     total_ms: int
-    consumer_id: str
-    consumer_name: str
-    session_id: str
-    turn_id: str
-    ip: str
+    consumer_id: str = ""
+    consumer_name: str = ""
+    session_id: str = ""
+    turn_id: str = ""
+    ip: str = ""
     status: int
-    reason: str
-    method: str
-    path: str
-    requested_model: str
-    sent_model: str
-    provider_model: str
-    model_label: str
-    temperature: float | None
-    max_tokens: int | None
-    stream: bool
-    streaming: bool
-    finish_reason: str
-    request_headers: Headers
-    response_headers: Headers
-    request_body: bytes
-    response_body: bytes
-    usage: Tokens | None
-    cost: tuple[float, float] | None
-    attempts: Sequence[AttemptFacts]
-    policies: Sequence[PolicyFacts]
-    config_version: int
-    untranslated: Sequence[str]
-    aborted: bool
+    reason: str = ""
+    method: str = ""
+    path: str = ""
+    requested_model: str = ""
+    sent_model: str = ""
+    provider_model: str = ""
+    model_label: str = ""
+    temperature: float | None = None
+    max_tokens: int = 0
+    stream: bool = False
+    streaming: bool = False
+    finish_reason: str = ""
+    request_headers: Headers = ()
+    response_headers: Headers = ()
+    request_body: bytes = b""
+    response_body: bytes = b""
+    usage: Tokens | None = None
+    cost: tuple[float, float] | None = None
+    attempts: Sequence[Attempt] = ()
+    policies: Sequence[Mark] = ()
+    reservations: Sequence[Reservation] = ()
+    show_attempts: bool = True
+    show_policies: bool = True
+    provider_ms: int | None = None
+    mcp: Mcp | None = None
+    config_version: int = 0
+    untranslated: Sequence[str] = ()
+    aborted: bool = False
 
 
-def given(**members: Any) -> Json:
-    """The members that are not empty or zero."""
-    return {name: value for name, value in members.items() if value not in (None, "", 0, [], {}, ())}
-
-
-def build(facts: Facts) -> Json:
-    """The complete event, bodies included, secrets redacted."""
-    last = facts.attempts[-1] if facts.attempts else None
-    chain = [policy_entry(policy) for policy in facts.policies]
-    flagged = [policy for policy in facts.policies if policy.flagged]
-    labels = [policy.score_label for policy in flagged if policy.score_label]
-    started = datetime.fromtimestamp(facts.started_unix, UTC)
+def build(facts: Facts) -> Event:
+    """The record without bodies, secrets redacted."""
+    attempts, policies, mcp = facts.attempts, facts.policies, facts.mcp
+    last = attempts[-1] if attempts else None
+    code = mcp.upstream_status if mcp is not None and mcp.upstream_status else facts.status
+    flagged = [policy for policy in policies if policy.flagged] if policies else ()
+    usage = facts.usage
     occurred_on = int(facts.started_unix * 1000)
-    return (
-        {"schema_version": SCHEMA_VERSION, "kind": "llm", "trace_id": facts.trace_id, "gateway_id": facts.gateway_id}
-        | given(tenant_id=facts.tenant_id)
-        | {
-            "timestamp": started.strftime("%Y-%m-%dT%H:%M:%SZ"),
-            "occurred_on": occurred_on,
-            "end_timestamp": occurred_on + facts.total_ms,
-            "consumer": given(id=facts.consumer_id, name=facts.consumer_name),
-        }
-        | given(session_id=facts.session_id, turn_id=facts.turn_id, ip=facts.ip)
-        | {
-            "status": {"code": facts.status, "is_timeout": facts.status in TIMEOUTS}
-            | given(outcome=last.outcome if last else "", reason=facts.reason),
-            "is_flagged": bool(flagged),
-        }
-        | given(security=list(dict.fromkeys(labels)))
-        | {"request": request_part(facts, last), "response": response_part(facts)}
-        | given(usage=usage_part(facts.usage), cost=cost_part(facts.cost))
-        | {"latency": latency_part(facts)}
-        | given(attempts=[attempt_entry(attempt) for attempt in facts.attempts], policy_chain=chain)
-        | given(config_version=facts.config_version, untranslated=list(facts.untranslated), aborted=facts.aborted)
+    return Event(
+        schema_version=SCHEMA_VERSION,
+        kind=facts.kind,
+        trace_id=facts.trace_id,
+        gateway_id=facts.gateway_id,
+        tenant_id=facts.tenant_id,
+        timestamp=timestamp(int(facts.started_unix)),
+        occurred_on=occurred_on,
+        end_timestamp=occurred_on + facts.total_ms,
+        consumer=Party(facts.consumer_id, facts.consumer_name),
+        session_id=facts.session_id,
+        turn_id=facts.turn_id,
+        ip=facts.ip,
+        status=Status(code, code in TIMEOUTS, last.outcome if last is not None else "", facts.reason),
+        is_flagged=bool(flagged),
+        security=list(dict.fromkeys(policy.score_label for policy in flagged if policy.score_label)),
+        request=Request(
+            method=facts.method,
+            path=facts.path,
+            provider=last.provider if last is not None else "",
+            registry_id=last.registry_id if last is not None else "",
+            model=facts.provider_model or facts.sent_model or facts.requested_model,
+            requested_model=facts.requested_model,
+            model_label=facts.model_label,
+            temperature=facts.temperature,
+            max_tokens=facts.max_tokens,
+            stream=facts.stream,
+            prompt_tokens=usage.prompt_tokens if usage is not None else 0,
+            headers=header_map(facts.request_headers),
+        ),
+        response=Response(
+            status_code=code,
+            latency_ms=facts.total_ms,
+            completion_tokens=usage.completion_tokens if usage is not None else 0,
+            finish_reason=facts.finish_reason,
+            streaming=facts.streaming,
+            body=None,
+            headers=header_map(facts.response_headers),
+        ),
+        usage=usage,
+        cost=cost_part(*facts.cost) if facts.cost is not None else None,
+        latency=latency(facts),
+        attempts=[attempt_entry(attempt) for attempt in attempts] if facts.show_attempts else [],
+        policy_chain=[policy_entry(policy) for policy in policies] if facts.show_policies else [],
+        mcp=mcp,
+        config_version=facts.config_version,
+        reservations=[reservation_entry(held) for held in facts.reservations],
+        untranslated=list(facts.untranslated),
+        aborted=facts.aborted,
     )
 
 
-def request_part(facts: Facts, last: AttemptFacts | None) -> Json:
-    part = given(
-        method=facts.method,
-        path=facts.path,
-        provider=last.provider if last else "",
-        registry_id=last.registry_id if last else "",
-        model=facts.provider_model or facts.sent_model or facts.requested_model,
-        requested_model=facts.requested_model,
-        model_label=facts.model_label,
-    )
-    if facts.temperature is not None:
-        part["temperature"] = facts.temperature  # kept if 0 was sent
-    part |= given(max_tokens=facts.max_tokens)
-    part["stream"] = facts.stream
-    return part | given(
-        prompt_tokens=facts.usage.prompt if facts.usage else 0,
-        body=body_text(facts.request_body, content_type(facts.request_headers)),
-        headers=header_map(facts.request_headers),
+_second: tuple[int, str] = (-1, "")  # the last second spelled: records come many to a second
+
+
+def timestamp(seconds: int) -> str:
+    """UTC, RFC 3339 to the second."""
+    global _second
+    found, text = _second
+    if found != seconds:
+        text = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        _second = (seconds, text)
+    return text
+
+
+def latency(facts: Facts) -> Latency:
+    """Spec 06 §9.3: late policies do not count as the gateway's time, since the client has its answer by then."""
+    provider = facts.provider_ms
+    if provider is None:
+        provider = sum(attempt.latency_ms for attempt in facts.attempts)
+    if not facts.policies:
+        return Latency(facts.total_ms, provider, 0, max(0, facts.total_ms - provider))
+    policies = sum(policy.latency_ms for policy in facts.policies)
+    late = sum(policy.latency_ms for policy in facts.policies if policy.stage == "post_response")
+    gateway = max(0, round(facts.total_ms - provider - (policies - late)))
+    return Latency(facts.total_ms, provider, round(policies), gateway)
+
+
+def cost_part(prompt: float, completion: float) -> Cost:
+    return Cost(number(prompt), number(completion), number(prompt + completion))
+
+
+def number(value: float) -> Raw:
+    """A JSON number without an exponent, as short as `repr` has it."""
+    text = repr(value)
+    if "e" in text:
+        text = f"{value:.20f}".rstrip("0").rstrip(".") or "0"
+    return Raw(text.encode())
+
+
+def attempt_entry(attempt: Attempt) -> AttemptEntry:
+    return AttemptEntry(
+        registry_id=attempt.registry_id,
+        provider=attempt.provider,
+        attempt=attempt.attempt,
+        fallback=attempt.fallback,
+        pinned=attempt.pinned,
+        route=attempt.route,
+        route_model=attempt.route_model,
+        outcome=attempt.outcome,
+        status_code=attempt.status_code,
+        latency_ms=attempt.latency_ms,
     )
 
 
-def response_part(facts: Facts) -> Json:
-    part: Json = {"status_code": facts.status, "latency_ms": facts.total_ms}
-    part |= given(completion_tokens=facts.usage.completion if facts.usage else 0, finish_reason=facts.finish_reason)
-    part |= {
-        "streaming": facts.streaming,
-        "body": body_text(facts.response_body, content_type(facts.response_headers)) or None,
-    }
-    return part | given(headers=header_map(facts.response_headers))
+def policy_entry(policy: Mark) -> PolicyEntry:
+    return PolicyEntry(
+        name=policy.name,
+        stage=policy.stage,
+        decision=policy.decision,
+        latency_ms=round(policy.latency_ms),
+        status_code=policy.status_code,
+        error=policy.error,
+        flagged=policy.flagged,
+        score=UNSET if policy.score is None else policy.score,
+        score_label=policy.score_label,
+        extras=redact(policy.extras)[0] if policy.extras else {},
+    )
+
+
+def reservation_entry(held: Reservation) -> ReservationEntry:
+    return ReservationEntry(
+        policy_id=held.policy_id,
+        unit=held.unit,
+        reserved=held.reserved,
+        charged=UNSET if held.charged is None else held.charged,
+    )
 
 
 def content_type(headers: Headers) -> str:
     return next((value.decode("latin-1") for name, value in headers if name == b"content-type"), "")
 
 
-def usage_part(usage: Tokens | None) -> Json | None:
-    if usage is None:
-        return None
-    totals = {"prompt_tokens": usage.prompt, "completion_tokens": usage.completion, "total_tokens": usage.total}
-    return totals | given(cached_input_tokens=usage.cached, reasoning_output_tokens=usage.reasoning)
+def bodies(facts: Facts) -> tuple[str, str | None]:
+    """The two bodies as they may leave: secrets redacted, bounded; the second None when there was none."""
+    sent = body_text(facts.request_body, content_type(facts.request_headers))
+    return sent, body_text(facts.response_body, content_type(facts.response_headers)) or None
 
 
-def cost_part(cost: tuple[float, float] | None) -> Json | None:
-    if cost is None:
-        return None
-    prompt, completion = cost
-    numbers = {"prompt_usd": prompt, "completion_usd": completion, "total_usd": prompt + completion}
-    return {name: msgspec.Raw(plain(value).encode()) for name, value in numbers.items()} | {"currency": "USD"}
+def complete(event: Event, sent: str, answered: str | None) -> Event:
+    """The record with its bodies."""
+    return replace(event, request=replace(event.request, body=sent), response=replace(event.response, body=answered))
 
 
-def plain(value: float) -> str:
-    """A number without an exponent, as short as `repr` has it."""
-    text = repr(value)
-    if "e" not in text:
-        return text
-    return f"{value:.20f}".rstrip("0").rstrip(".") or "0"
-
-
-def latency_part(facts: Facts) -> Json:
-    """Spec 06 §9.3."""
-    provider = sum(attempt.latency_ms for attempt in facts.attempts)
-    policies = sum(policy.latency_ms for policy in facts.policies)
-    late = sum(policy.latency_ms for policy in facts.policies if policy.stage == "post_response")
-    return {
-        "total_ms": facts.total_ms,
-        "provider_ms": provider,
-        "policies_ms": round(policies),
-        "gateway_ms": max(0, round(facts.total_ms - provider - (policies - late))),
-    }
-
-
-def attempt_entry(attempt: AttemptFacts) -> Json:
-    return (
-        given(registry_id=attempt.registry_id, provider=attempt.provider)
-        | {"attempt": attempt.attempt, "fallback": attempt.fallback, "pinned": attempt.pinned}
-        | given(route=attempt.route, route_model=attempt.route_model, outcome=attempt.outcome)
-        | {"status_code": attempt.status_code, "latency_ms": attempt.latency_ms}
+def raw_view(event: Event, sent: str, answered: str | None) -> RawView:
+    return RawView(
+        trace_id=event.trace_id,
+        gateway_id=event.gateway_id,
+        tenant_id=event.tenant_id,
+        occurred_on=event.occurred_on,
+        request_body=sent,
+        response_body=answered,
     )
 
 
-def policy_entry(policy: PolicyFacts) -> Json:
-    entry = given(name=policy.name, stage=policy.stage, decision=policy.decision)
-    entry["latency_ms"] = round(policy.latency_ms)
-    entry |= given(status_code=policy.status_code)
-    entry |= {"error": policy.error, "flagged": policy.flagged}
-    if policy.score is not None:
-        entry["score"] = policy.score
-    entry |= given(score_label=policy.score_label)
-    if policy.extras:
-        entry["extras"] = redact(policy.extras)[0]
-    return entry
+def metadata_view(event: Event) -> Event:
+    """The record that leaves without bodies: also without the evidence of guards, which quotes them."""
+    if not any("findings" in entry.extras for entry in event.policy_chain):
+        return event
+    chain = [
+        replace(entry, extras=without_evidence(entry.extras)) if "findings" in entry.extras else entry
+        for entry in event.policy_chain
+    ]
+    return replace(event, policy_chain=chain)
 
 
-def metadata_view(event: Json) -> Json:
-    """The event without bodies, for exporters that must not see them."""
-    request = {name: value for name, value in event["request"].items() if name != "body"}
-    return event | {"request": request, "response": event["response"] | {"body": None}}
+def without_evidence(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        members = cast("Mapping[str, Any]", value)
+        return {name: without_evidence(item) for name, item in members.items() if name != "evidence"}
+    if isinstance(value, list):
+        return [without_evidence(item) for item in cast("list[Any]", value)]
+    return value
+
+
+def encode(event: Event) -> bytes:
+    return _encoder.encode(event)
+
+
+_encoder = msgspec.json.Encoder(enc_hook=str)  # extras hold whatever a policy put there

@@ -166,9 +166,9 @@ class _Bridge(logging.Handler):
 class Logging:
     """What `configure` set up. `close` ends the file; `access` is the access log."""
 
-    def __init__(self, sink: Sink, minimum: int) -> None:
+    def __init__(self, sink: Sink, minimum: int, access: bool) -> None:
         self._sink = sink
-        self.access = AccessLog(sink if minimum <= logging.INFO else None)
+        self.access = AccessLog(sink if access and minimum <= logging.INFO else None)
 
     def close(self) -> None:
         self._sink.close()
@@ -178,9 +178,16 @@ _current: list[Logging] = []
 
 
 def configure(
-    level: str = "INFO", format: str = "json", *, file: Path | None = None, console: BinaryIO | None = None
+    level: str = "INFO",
+    format: str = "json",
+    *,
+    file: Path | None = None,
+    console: BinaryIO | None = None,
+    access: bool = True,
 ) -> Logging:
     """Point structlog and `logging` at stdout in `format` (json, text, colored), and at `file` as JSON (0600).
+
+    `access` switches the access log, which LOG_LEVEL above INFO silences as well.
 
     Raises OSError when the file cannot be opened. Calling it again replaces the earlier set-up.
     """
@@ -205,7 +212,7 @@ def configure(
     root.setLevel(minimum)
     for name in _CHATTY:
         logging.getLogger(name).setLevel(max(minimum, logging.WARNING))
-    _current.append(Logging(sink, minimum))
+    _current.append(Logging(sink, minimum, access))
     del _current[:-1]
     return _current[0]
 
@@ -233,8 +240,9 @@ class AccessLog:
         ip: str,
         bytes_out: int,
         error: str = "",
+        trace_id: str = "",
     ) -> None:
-        """`bytes_out` is -1 for streams; `error` is the handler's failure, if any."""
+        """`bytes_out` is -1 for streams; `error` is the handler's failure, `trace_id` the record's, if any."""
         if self._sink is None:
             return
         entry: dict[str, Any] = {
@@ -249,6 +257,8 @@ class AccessLog:
             "ip": ip,
             "bytes_out": bytes_out,
         }
+        if trace_id:
+            entry["trace_id"] = trace_id
         if error:
             entry["error"] = redact(error)
         self._sink.emit(entry)

@@ -10,6 +10,8 @@ import msgspec
 REDACTED = "[REDACTED]"
 CAP_BYTES = 1024 * 1024
 CUT = "...[truncated]"
+MAX_KNOWN = 1024
+MAX_KEY = 64
 HEADERS = frozenset(
     [
         "authorization",
@@ -67,14 +69,31 @@ def canonical(name: str) -> str:
     return "-".join(part[:1].upper() + part[1:].lower() for part in name.split("-"))
 
 
+_known: dict[bytes, tuple[str, str]] = {}
+"""Canonical names, and lower-case ones of secrets (else empty), by name as received. Clients choose names: bounded."""
+
+
 def header_map(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, list[str]]:
     """Headers by canonical name, secrets redacted."""
     found: dict[str, list[str]] = {}
     for raw_name, raw_value in headers:
-        name, value = raw_name.decode("latin-1").lower(), raw_value.decode("utf-8", "replace")
-        if name in HEADERS or name.endswith("-api-key"):
-            value = redacted_header(name, value)
-        found.setdefault(canonical(name), []).append(value)
+        shown, secret = _known.get(raw_name) or known_header(raw_name)
+        value = raw_value.decode("utf-8", "replace")
+        if secret:
+            value = redacted_header(secret, value)
+        if shown in found:
+            found[shown].append(value)
+        else:
+            found[shown] = [value]
+    return found
+
+
+def known_header(raw_name: bytes) -> tuple[str, str]:
+    name = raw_name.decode("latin-1").lower()
+    if len(_known) >= MAX_KNOWN:
+        _known.clear()
+    secret = name in HEADERS or name.endswith("-api-key")
+    found = _known[raw_name] = (canonical(name), name if secret else "")
     return found
 
 
@@ -90,12 +109,27 @@ def is_secret_key(key: str) -> bool:
     return name in KEYS or name.endswith(KEY_ENDINGS)
 
 
+_judged: dict[str, bool] = {}
+"""Verdicts by key: the keys of policies' extras and of chat bodies repeat. Clients choose keys: bounded."""
+
+
+def judged(key: str) -> bool:
+    found = _judged.get(key)
+    if found is None:
+        if len(_judged) >= MAX_KNOWN:
+            _judged.clear()
+        found = is_secret_key(key)
+        if len(key) <= MAX_KEY:
+            _judged[key] = found
+    return found
+
+
 def redact(value: Any) -> tuple[Any, bool]:
     """`value` without the strings under secret keys, and whether any was there."""
     if isinstance(value, dict):
         found, result = False, dict[str, Any]()
         for key, item in cast("dict[str, Any]", value).items():
-            inner, hit = secret_value(item) if is_secret_key(key) else redact(item)
+            inner, hit = secret_value(item) if judged(key) else redact(item)
             result[key] = inner
             found = found or hit
         return result, found
@@ -128,8 +162,26 @@ def body_text(body: bytes, content_type: str) -> str:
         text = msgspec.json.encode(document, order="sorted") if hit else body
         return text.decode() if len(text) <= CAP_BYTES else shrink(document)
     if kind == "multipart/form-data":
-        return '{"_multipart":true}'
+        return form_text(body, content_type)
     return cut(body)
+
+
+def form_text(body: bytes, content_type: str) -> str:
+    """A form as JSON: which fields there were and which files, none of their contents."""
+    from email.parser import BytesParser  # rarely needed
+
+    try:
+        form = BytesParser().parsebytes(b"Content-Type: " + content_type.encode("latin-1") + b"\r\n\r\n" + body)
+        parts = [part for part in form.get_payload() if not isinstance(part, str)] if form.is_multipart() else []
+        fields = {str(part.get_param("name", header="content-disposition")): field_of(part) for part in parts}
+    except (ValueError, LookupError, UnicodeError):
+        fields = {}
+    return msgspec.json.encode(fields or {"_multipart": True}).decode()
+
+
+def field_of(part: Any) -> Any:
+    filename = part.get_filename()
+    return REDACTED if filename is None else {"_type": "file", "filename": str(filename)}
 
 
 def cut(body: bytes) -> str:

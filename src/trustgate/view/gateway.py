@@ -50,6 +50,11 @@ class GatewayView:
         return view
 
     @property
+    def reveal(self) -> Reveal:
+        """From a secret's reference to its text."""
+        return self._reveal
+
+    @property
     def consumer_slugs(self) -> tuple[str, ...]:
         return tuple(self._slugs)
 
