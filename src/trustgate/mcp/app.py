@@ -31,12 +31,10 @@ from trustgate.wire.asgi import (
     lifespan,
     read_body,
 )
-from trustgate.wire.ids import uuid4
 from trustgate.wire.response_head import HeaderBlock
 
 PROBES = frozenset({"/healthz", "/health", "/readyz"})
 READS = frozenset({"GET", "HEAD", "DELETE"})
-MAX_REQUEST_ID = 256
 USUAL_LINES = b"Content-Type: application/json\r\n" + SECURITY_BLOCK.lines
 
 log = structlog.get_logger(__name__)
@@ -57,7 +55,6 @@ class McpApp:
             await respond(scope, send, *self._probe(path))
             return
         exchange = Exchange(method, path, scope["headers"], b"", (scope.get("client") or ("",))[0])
-        exchange.request_id = request_id(exchange)
         scheme = "https" if scope.get("scheme") == "https" else "http"
         exchange.base_url = self._services.base_urls.of(
             exchange.headers, exchange.header_map, exchange.client_ip, scheme
@@ -131,11 +128,6 @@ class McpApp:
         ready = not readiness.draining and dependencies.get("snapshot", "ok") == "ok"
         answer: dict[str, Any] = {"dependencies": dependencies, "status": "ready" if ready else "not_ready"}
         return (200 if ready else 503), [JSON], msgspec.json.encode(answer | {"time": now, "version": version})
-
-
-def request_id(exchange: Exchange) -> str:
-    given = exchange.header_map.get(b"x-request-id", b"")
-    return given.decode("latin-1") if 0 < len(given) <= MAX_REQUEST_ID else uuid4()
 
 
 def own_lines(exchange: Exchange) -> bytes:

@@ -44,10 +44,11 @@ class Exposed(msgspec.Struct, frozen=True):
 
 
 class Composition(msgspec.Struct, frozen=True):
-    """The composed list: by exposed name, as JSON array, and the original names that the toolkit keeps back."""
+    """The composed list: by exposed name, as the result of its list method, and the original names that the toolkit
+    keeps back."""
 
     by_name: dict[str, Exposed]
-    array: bytes
+    result: bytes
     excluded: frozenset[str]
 
 
@@ -106,7 +107,9 @@ def _free_name(name: str, registry: RegistryView, taken: set[str]) -> str:
     return found
 
 
-def compose(parts: Sequence[tuple[RegistryView, Listing, tuple[ToolkitEntry, ...] | None]], kind: str) -> Composition:
+def compose(
+    parts: Sequence[tuple[RegistryView, Listing, tuple[ToolkitEntry, ...] | None]], kind: str, member: str
+) -> Composition:
     """Tools or prompts of several registries as one list."""
     selected = [
         (name, registry, item)
@@ -119,7 +122,8 @@ def compose(parts: Sequence[tuple[RegistryView, Listing, tuple[ToolkitEntry, ...
     excluded = frozenset(
         item.name for registry, listing, _ in parts for item in listing.items if (registry.id, item.name) not in granted
     )
-    return Composition(by_name, array_of([renamed(exposed) for exposed in by_name.values()]), excluded - set(by_name))
+    result = result_of(member, [renamed(exposed) for exposed in by_name.values()])
+    return Composition(by_name, result, excluded - set(by_name))
 
 
 def renamed(exposed: Exposed) -> bytes:
@@ -128,8 +132,9 @@ def renamed(exposed: Exposed) -> bytes:
     return item.raw if exposed.name == item.name else set_members(item.raw, {"name": exposed.name})
 
 
-def array_of(objects: Sequence[bytes]) -> bytes:
-    return b"[%b]" % b",".join(objects)
+def result_of(member: str, objects: Sequence[bytes]) -> bytes:
+    """The result of a list method: everything on one page."""
+    return b'{"%b":[%b]}' % (member.encode(), b",".join(objects))
 
 
 def permits_uri(entries: tuple[ToolkitEntry, ...] | None, uri: str) -> bool:

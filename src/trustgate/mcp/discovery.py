@@ -55,6 +55,16 @@ class Discovery:
         self._timeout_s = timeout_s
         self._entries: dict[Key, _Entry] = {}
         self._flights = Flights[Listing](nursery)
+        self.generation = 0
+        """Changes whenever an entry does, so that what was made of entries can be kept until then."""
+
+    def until(self, kind: Kind, peer: Peer, asker: Asker, listing: Listing) -> float:
+        """When that list is asked for again, on this cache's clock; 0 when it is not the one that is kept."""
+        entry = self._entries.get(key_of(kind, peer, asker))
+        return entry.expires if entry is not None and entry.listing is listing else 0.0
+
+    def now(self) -> float:
+        return self._clock()
 
     def known(self, kind: Kind, peer: Peer, asker: Asker) -> Listing | None:
         """The list as it is kept, None when the upstream has to be asked. Raises a remembered RpcFailure."""
@@ -75,6 +85,7 @@ class Discovery:
 
     def forget(self, peer: Peer, asker: Asker) -> None:
         """Ask again next time: the upstream said that its lists have changed."""
+        self.generation += 1
         for kind in (TOOLS, PROMPTS, RESOURCES, TEMPLATES):
             self._entries.pop(key_of(kind, peer, asker), None)
 
@@ -98,6 +109,7 @@ class Discovery:
 
     def _keep(self, key: Key, seconds: float, listing: Listing | None, failure: RpcFailure | None) -> None:
         now = self._clock()
+        self.generation += 1
         if len(self._entries) >= MAX_ENTRIES:
             self._entries = {known: entry for known, entry in self._entries.items() if entry.expires > now}
             while len(self._entries) >= MAX_ENTRIES:
@@ -106,10 +118,10 @@ class Discovery:
 
 
 def key_of(kind: Kind, peer: Peer, asker: Asker) -> Key:
-    registry = peer.registry
-    if peer.per_user:
-        return (kind.name, registry.id, registry.updated_at, asker.user)
-    return (kind.name, registry.id, registry.updated_at)
+    key = peer.list_keys.get(kind.name)
+    if key is None:
+        key = peer.list_keys[kind.name] = (kind.name, peer.registry.id, peer.registry.updated_at)
+    return (*key, asker.user) if peer.per_user else key
 
 
 async def fetch(session: Session, kind: Kind) -> Listing:

@@ -14,8 +14,12 @@ from trustgate.identity.mcp import Caller
 from trustgate.mcp.errors import HeaderList
 from trustgate.mcp.jsonrpc import Message
 from trustgate.mcp.links import Asker, Peer
-from trustgate.mcp.runtime import ConsumerRuntime
+from trustgate.mcp.locate import slug_of
+from trustgate.mcp.runtime import ConsumerRuntime, Found
 from trustgate.policies.model import Run
+from trustgate.wire.ids import uuid4
+
+MAX_REQUEST_ID = 256
 
 Notify = Callable[[Message], Awaitable[None]]
 
@@ -42,7 +46,6 @@ class CallFacts(msgspec.Struct):
     upstream_tool: str = ""
     prompt: str = ""
     resource_uri: str = ""
-    targets: Sequence[str] = ()
     upstream_status: int = 0
     upstream_latency_ms: int = 0
     rpc_error_code: int = 0
@@ -61,16 +64,19 @@ class Exchange:
         "client_ip",
         "ended_at",
         "facts",
+        "found",
         "header_map",
         "headers",
         "method",
         "notify",
+        "own_id",
         "path",
         "reply",
         "request_id",
         "run",
         "runtime",
         "secure",
+        "slug",
         "started_at",
         "started_unix",
         "trace_id",
@@ -92,7 +98,11 @@ class Exchange:
         self.started_at = time.perf_counter()
         self.started_unix = time.time()
         self.ended_at = 0.0
-        self.request_id = ""
+        given = self.header_map.get(b"x-request-id", b"")
+        self.own_id = "" if 0 < len(given) <= MAX_REQUEST_ID else uuid4()
+        """The id made for this request, where the client gave none."""
+        self.request_id = self.own_id or given.decode("latin-1")
+        self.slug = slug_of(path)
         self.base_url = ""
         self.secure = False
         # set by `identify`
@@ -106,6 +116,8 @@ class Exchange:
         self.run: Run | None = None
         self.facts: CallFacts | None = None
         """Set for requests that have an event: dispatched ones, `ping` excepted."""
+        self.found: Found = ()
+        """The registries whose lists this request was answered from."""
         self.reply: Reply | None = None
         self.aborted = False
 

@@ -23,11 +23,11 @@ NO_ROLE = "mcp: no role grants MCP access for this identity"
 
 async def identify(exchange: Exchange, services: McpServices) -> None:
     """Set the caller. Raises HttpFailure."""
-    caller = await authenticate(exchange, locate.slug_of(exchange.path), services)
+    caller = await authenticate(exchange, services)
     exchange.caller = caller
     exchange.asker = Asker(caller, exchange.base_url)
     if services.config.telemetry:
-        exchange.trace_id = uuid4()
+        exchange.trace_id = exchange.own_id or uuid4()
 
 
 def admit(exchange: Exchange, services: McpServices) -> None:
@@ -35,8 +35,7 @@ def admit(exchange: Exchange, services: McpServices) -> None:
     caller = exchange.caller
     assert caller is not None, "identify comes first"
     view = caller.view
-    slug = locate.slug_of(exchange.path)
-    consumer = view.consumer(slug) if slug else None
+    consumer = view.consumer(exchange.slug)
     if consumer is None:
         raise HttpFailure(404, "no virtual MCP configured for this path")
     if consumer.type != "MCP":
@@ -61,13 +60,13 @@ def roles_of(caller: Caller, view: GatewayView, consumer: ConsumerView) -> tuple
     return roles
 
 
-def scope_of(exchange: Exchange, slug: str, services: McpServices) -> Scope | None:
-    view = locate.find(services.directory, slug, locate.host_of(exchange.base_url))
-    consumer = view.consumer(slug) if view is not None else None
+def scope_of(exchange: Exchange, services: McpServices) -> Scope | None:
+    view = locate.find(services.directory, exchange.slug, exchange.base_url)
+    consumer = view.consumer(exchange.slug) if view is not None else None
     return (view, consumer) if view is not None and consumer is not None else None
 
 
-async def authenticate(exchange: Exchange, slug: str, services: McpServices) -> Caller:
+async def authenticate(exchange: Exchange, services: McpServices) -> Caller:
     """A slug that is not there, and a credential that is refused, are looked at once more after catching up."""
     request = CallRequest(
         headers=exchange.header_map,
@@ -76,7 +75,7 @@ async def authenticate(exchange: Exchange, slug: str, services: McpServices) -> 
         client_certificate=exchange.client_certificate,
         base_url=exchange.base_url,
     )
-    scope = scope_of(exchange, slug, services)
+    scope = scope_of(exchange, services)
     try:
         if scope is not None:
             return await services.authenticate(request, scope)
@@ -84,7 +83,7 @@ async def authenticate(exchange: Exchange, slug: str, services: McpServices) -> 
         pass  # perhaps the log knows a newer credential
     await services.catch_up()
     try:
-        return await services.authenticate(request, scope_of(exchange, slug, services))
+        return await services.authenticate(request, scope_of(exchange, services))
     except Unauthenticated as refused:
         raise HttpFailure(401, "unauthenticated", challenge=refused.challenge) from None
 

@@ -71,10 +71,6 @@ async def before_answer(exchange: Exchange, request: PolicyRequest, result: byte
 
 async def before_list(exchange: Exchange, operation: str, result: bytes) -> None:
     """Run `pre_response` on a list, which it can refuse but never change. Raises RpcFailure."""
-    runtime = exchange.runtime
-    assert runtime is not None
-    if not runtime.chain.has_pre_response:
-        return
     exchange.run = exchange.run or Run()
     _, outcome = await _judge(exchange, policy_request(exchange, operation, b"{}"), result)
     if outcome is not None and outcome.kind != "error":

@@ -60,6 +60,7 @@ class Peer:
         "fixed",
         "host",
         "key",
+        "list_keys",
         "mode",
         "per_user",
         "registry",
@@ -79,6 +80,8 @@ class Peer:
         self.per_user = self.mode in PER_USER_MODES
         self.fixed = static_headers(target)
         """The configured headers; in the modes `none` and `static` they are all there are."""
+        self.list_keys: dict[str, Key] = {}
+        """Where the lists of this registry are kept, by kind, when they are the same for everybody."""
         self.key: Key = (consumer.id, registry.id, registry.updated_at, tuple(self.fixed))
 
 

@@ -73,14 +73,12 @@ def slug_of(path: str) -> str:
     return parts[-2] if len(parts) >= 2 and parts[-1] == "mcp" else ""
 
 
-def find(directory: Directory, slug: str, host: str) -> GatewayView | None:
-    """The gateway whose active consumer of that slug is reachable under that host."""
-    if not slug:
-        return None
+def find(directory: Directory, slug: str, base_url: str) -> GatewayView | None:
+    """The gateway whose active consumer of that slug is reachable under the host of that base URL."""
     view = directory.by_consumer_slug(slug)
-    if view is None:
-        return None
-    owner = directory.by_domain(host)
+    if view is None or not directory.has_domains:
+        return view
+    owner = directory.by_domain(host_of(base_url))
     if owner is not None:
         return view if owner.id == view.id else None
     return None if view.identity.entity.domain else view

@@ -19,12 +19,12 @@ from trustgate.limits.ops import LimitsUnavailable
 from trustgate.limits.plan import plan_limit
 from trustgate.mcp import errors, guarding, jsonrpc
 from trustgate.mcp.compose import Composition, Exposed, Listing, permits_uri
-from trustgate.mcp.discovery import PROMPTS, RESOURCES, TEMPLATES, TOOLS, Kind
+from trustgate.mcp.discovery import PROMPTS, RESOURCES, TEMPLATES, TOOLS, Discovery, Kind
 from trustgate.mcp.errors import ConsentNeeded, HttpFailure, RpcFailure
 from trustgate.mcp.exchange import Exchange, Reply
 from trustgate.mcp.jsonrpc import Message
 from trustgate.mcp.links import Peer
-from trustgate.mcp.runtime import Found
+from trustgate.mcp.runtime import Found, Ready
 from trustgate.mcp.services import McpServices
 from trustgate.mcp.upstream import Session
 
@@ -106,9 +106,11 @@ def listing(kind: Kind) -> Handler:
     async def handler(exchange: Exchange, message: Message, services: McpServices) -> bytes:
         await check_plan(exchange, services)
         composition, _ = await composed(exchange, kind, services)
-        result = b'{"%b":%b}' % (kind.member.encode(), composition.array)
-        await guarding.before_list(exchange, kind.method, result)
-        return result
+        runtime = exchange.runtime
+        assert runtime is not None
+        if runtime.chain.has_pre_response:
+            await guarding.before_list(exchange, kind.method, composition.result)
+        return composition.result
 
     return handler
 
@@ -117,10 +119,24 @@ async def composed(exchange: Exchange, kind: Kind, services: McpServices) -> tup
     """The list that this caller sees, and the first consent that is missing. Raises RpcFailure, HttpFailure."""
     runtime = exchange.runtime
     assert runtime is not None
-    found, pending = await gather(exchange, kind, services)
-    if exchange.facts is not None:
-        exchange.facts.targets = [peer.registry.name for peer, _ in found]
-    return runtime.composition(kind, found), pending
+    discovery = services.discovery
+    ready = runtime.ready.get(kind.name)
+    if ready is not None and ready.generation == discovery.generation and ready.until > discovery.now():
+        exchange.found = ready.found
+        return ready.composition, None
+    exchange.found, pending = await gather(exchange, kind, services)
+    composition = runtime.composition(kind, exchange.found)
+    if runtime.shared and len(exchange.found) == len(runtime.peers):
+        keep_ready(exchange, kind, composition, discovery)
+    return composition, pending
+
+
+def keep_ready(exchange: Exchange, kind: Kind, composition: Composition, discovery: Discovery) -> None:
+    """What every caller of this consumer sees until one of its lists is asked for again."""
+    runtime, asker = exchange.runtime, exchange.asker
+    assert runtime is not None and asker is not None
+    until = min(discovery.until(kind, peer, asker, listing) for peer, listing in exchange.found)
+    runtime.ready[kind.name] = Ready(discovery.generation, until, exchange.found, composition)
 
 
 async def gather(exchange: Exchange, kind: Kind, services: McpServices) -> tuple[Found, ConsentNeeded | None]:

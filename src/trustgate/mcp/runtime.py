@@ -10,7 +10,7 @@ from collections.abc import Callable
 import msgspec
 
 from trustgate.domain.entities import ToolkitEntry
-from trustgate.mcp.compose import Composition, Listing, array_of, compose, permits_uri
+from trustgate.mcp.compose import Composition, Listing, compose, permits_uri, result_of
 from trustgate.mcp.discovery import PROMPTS, RESOURCES, TEMPLATES, TOOLS, Kind
 from trustgate.mcp.links import Peer
 from trustgate.mcp.surface import Surface, inline_surface, role_surface
@@ -26,10 +26,30 @@ Found = tuple[tuple[Peer, Listing], ...]
 """What the registries that could be asked have listed, in registry order."""
 
 
+class Ready(msgspec.Struct, frozen=True):
+    """A composition that holds for everybody until a moment, unless the discovery's generation changes before."""
+
+    generation: int
+    until: float
+    found: Found
+    composition: Composition
+
+
 class ConsumerRuntime:
     """Mutable: compositions by what they were made of, answers to `initialize` by version. Both are bounded."""
 
-    __slots__ = ("_composed", "_greetings", "_toolkit", "by_registry", "chain", "consumer", "peers", "surface")
+    __slots__ = (
+        "_composed",
+        "_greetings",
+        "_toolkit",
+        "by_registry",
+        "chain",
+        "consumer",
+        "peers",
+        "ready",
+        "shared",
+        "surface",
+    )
 
     def __init__(self, consumer: ConsumerView, surface: Surface, chain: Chain) -> None:
         self.consumer = consumer
@@ -39,6 +59,9 @@ class ConsumerRuntime:
         self.by_registry = {peer.registry.id: peer for peer in self.peers}
         self._composed: dict[tuple[object, ...], Composition] = {}
         self._greetings: dict[str, bytes] = {}
+        self.ready: dict[str, Ready] = {}
+        """By kind: the shortcut of consumers none of whose registries lists by user."""
+        self.shared = not any(peer.per_user for peer in self.peers)
         kinds = (TOOLS.toolkit, PROMPTS.toolkit, RESOURCES.toolkit)
         self._toolkit = {
             (registry.id, kind): surface.entries(registry.id, kind) for registry in surface.registries for kind in kinds
@@ -61,14 +84,14 @@ class ConsumerRuntime:
     def _compose(self, kind: Kind, found: Found) -> Composition:
         if kind in (TOOLS, PROMPTS):
             parts = [(peer.registry, listing, self.entries(peer, kind)) for peer, listing in found]
-            return compose(parts, kind.toolkit)
+            return compose(parts, kind.toolkit, kind.member)
         objects = [
             item.raw
             for peer, listing in found
             for item in listing.items
             if kind is TEMPLATES or permits_uri(self.entries(peer, kind), item.name)
         ]
-        return Composition({}, array_of(objects), frozenset())
+        return Composition({}, result_of(kind.member, objects), frozenset())
 
     def greeting(self, requested: str) -> bytes:
         """The result of `initialize`."""

@@ -114,6 +114,11 @@ class Directory:
         """The gateway whose custom `domain` is exactly that lower-case host."""
         return self._by_domain.get(domain)
 
+    @property
+    def has_domains(self) -> bool:
+        """Whether any gateway has a custom domain."""
+        return bool(self._by_domain)
+
     def by_consumer_slug(self, slug: str) -> GatewayView | None:
         """The gateway that has an active consumer of that globally unique slug (spec 05 §2)."""
         gateway_id = self._by_consumer.get(slug)
