@@ -40,6 +40,15 @@ def _serve(name: str) -> None:
     sys.exit(serve(PLANE_SETS[name]))
 
 
+@main.command(hidden=True)
+@click.argument("planes", nargs=-1, required=True, type=click.Choice(ALL_PLANES))
+def worker(planes: tuple[str, ...]) -> None:
+    """What the supervisor of TRUSTGATE_WORKERS starts."""
+    from trustgate.commands.serve import serve
+
+    sys.exit(serve(frozenset(planes)))
+
+
 @main.command()
 def proxy() -> None:
     """Serve the LLM proxy (port 8081)."""

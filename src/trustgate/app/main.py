@@ -91,8 +91,8 @@ async def run_planes(
     count = workers.wanted(settings, planes)
     async with trio.open_nursery() as nursery:
         if count:
+            await nursery.start(workers.supervise, settings, planes, count, stop)
             planes = planes - workers.WORKED
-            await nursery.start(workers.supervise, settings, count, stop)
         elif workers.is_worker():
             nursery.start_soon(leave_with_supervisor, stop)
         if planes:

@@ -1,7 +1,7 @@
-"""Several proxy processes on one port (`TRUSTGATE_WORKERS`): who runs what, and what they share.
+"""Several data plane processes on one port (`TRUSTGATE_WORKERS`): who runs what, and what they share.
 
-The supervisor runs every other plane of the command itself and keeps `n` workers that run the proxy. Where no Redis is
-configured it also owns the counters and small values, which workers reach over a Unix socket in the data folder.
+The supervisor runs the admin plane of the command itself and keeps `n` workers that run its data planes. Where no Redis
+is configured it also owns the counters and small values, which workers reach over a Unix socket in the data folder.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from trustgate.settings import Settings
 from trustgate.wire.workers import Supervisor, WorkerPlan, worker_number
 
 SOCKET_VARIABLE = "TRUSTGATE_SHARED_SOCKET"
-WORKED = frozenset({"proxy"})
+WORKED = frozenset({"proxy", "mcp"})
 
 log = structlog.get_logger("trustgate.app")
 
@@ -36,7 +36,7 @@ def shared_socket() -> str:
 
 
 def wanted(settings: Settings, planes: frozenset[str]) -> int:
-    """How many workers the proxy of these planes is split into; 0: it runs in this process."""
+    """How many workers the data planes among these are split into; 0: they run in this process."""
     if is_worker() or not planes & WORKED:
         return 0
     count = settings.app.worker_count
@@ -44,9 +44,13 @@ def wanted(settings: Settings, planes: frozenset[str]) -> int:
 
 
 async def supervise(
-    settings: Settings, count: int, stop: trio.Event, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    settings: Settings,
+    planes: frozenset[str],
+    count: int,
+    stop: trio.Event,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Keep `count` proxy workers until `stop`, then drain them. Raises WorkersFailed."""
+    """Keep `count` workers of the data planes among `planes` until `stop`, then drain them. Raises WorkersFailed."""
     environment = dict(os.environ)
     async with trio.open_nursery() as nursery:
         if not settings.redis.configured:
@@ -55,7 +59,7 @@ async def supervise(
             environment[SOCKET_VARIABLE] = path
             nursery.start_soon(remove_at_end, path)
         plan = WorkerPlan(
-            command=[sys.executable, "-m", "trustgate", "proxy"],
+            command=[sys.executable, "-m", "trustgate", "worker", *sorted(planes & WORKED)],
             count=count,
             environment=environment,
             drain_timeout_s=settings.server.shutdown_timeout_s + settings.server.drain_delay_s,

@@ -62,6 +62,7 @@ class Exchange:
         "caller",
         "client_certificate",
         "client_ip",
+        "dispatch_ms",
         "ended_at",
         "facts",
         "found",
@@ -116,6 +117,7 @@ class Exchange:
         self.run: Run | None = None
         self.facts: CallFacts | None = None
         """Set for requests that have an event: dispatched ones, `ping` excepted."""
+        self.dispatch_ms = 0
         self.found: Found = ()
         """The registries whose lists this request was answered from."""
         self.reply: Reply | None = None
@@ -125,6 +127,9 @@ class Exchange:
         """This request has an event."""
         self.facts = CallFacts(method=method, operation=operation)
         return self.facts
+
+    def dispatched(self, started: float) -> None:
+        self.dispatch_ms = round((time.perf_counter() - started) * 1000)
 
     def asked(self, peer: Peer, started: float) -> None:
         """An upstream was asked from `started` (of `perf_counter`) until now."""

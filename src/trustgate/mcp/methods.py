@@ -55,6 +55,7 @@ async def dispatch(exchange: Exchange, message: Message, services: McpServices) 
         return Reply(status=OK, body=jsonrpc.result(message.id, b"{}"))
     handler, operation = METHODS.get(message.method, (unknown, ""))
     facts = exchange.begin(message.method, operation)
+    started = perf_counter()
     try:
         result = await handler(exchange, message, services)
     except RpcFailure as failure:
@@ -63,6 +64,8 @@ async def dispatch(exchange: Exchange, message: Message, services: McpServices) 
     except HttpFailure as failure:
         facts.upstream_status = failure.status
         raise
+    finally:
+        exchange.dispatched(started)
     facts.upstream_status = OK
     return Reply(status=OK, body=jsonrpc.result(message.id, result))
 

@@ -39,7 +39,12 @@ class Application(Struct, frozen=True):
         str, Var("TRUSTGATE_DATA_DIR", STR, "Folder of the embedded store and of the generated server secret.")
     ] = "var"
     workers: Annotated[
-        str, Var("TRUSTGATE_WORKERS", STR, "Processes that share the proxy's port: a number, or `auto` for one a core.")
+        str,
+        Var(
+            "TRUSTGATE_WORKERS",
+            STR,
+            "Processes that share the ports of the data planes: a number, or `auto` for one a core.",
+        ),
     ] = "1"
     hostname: Annotated[
         str,
