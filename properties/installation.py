@@ -29,6 +29,7 @@ from trustgate.domain.entities import GatewayState
 from trustgate.limits.memory import MemoryLimits
 from trustgate.proxy.exchange import Exchange
 from trustgate.settings import Settings
+from trustgate.telemetry.metrics import Metrics
 
 SECRET = "harness-0123456789abcdef-0123456789"
 main = importlib.import_module("trustgate.app.main")  # the package exports a function of that name
@@ -62,7 +63,6 @@ class Installation:
             "SERVER_ADMIN_PORT": "0",
             "SERVER_PROXY_PORT": "0",
             "MODELS_DEV_BASE_URL": "http://127.0.0.1:1",
-            "METRICS_PORT": "0",
             **variables,
         }
 
@@ -98,7 +98,7 @@ class Installation:
             self.ports = ports
             task_status.started()
 
-        await run_here(PLANES, Settings.load(self._variables), stop, ready)
+        await run_here(PLANES, Settings.load(self._variables), stop, Metrics("harness"), ready)
 
     @contextlib.contextmanager
     def _taps(self) -> Iterator[None]:
@@ -111,8 +111,8 @@ class Installation:
         )
 
         @asynccontextmanager
-        async def opened(settings: Settings, planes: frozenset[str]) -> AsyncIterator[Parts]:
-            async with open_parts(settings, planes, installation.now) as found:
+        async def opened(settings: Settings, planes: frozenset[str], metrics: Metrics) -> AsyncIterator[Parts]:
+            async with open_parts(settings, planes, metrics, installation.now) as found:
                 installation.parts = found
                 yield found
 

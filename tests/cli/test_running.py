@@ -25,7 +25,7 @@ EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 def environment(folder: Path) -> dict[str, str]:
     """Embedded, with ports nobody listens on."""
-    names = ("SERVER_ADMIN_PORT", "SERVER_PROXY_PORT", "SERVER_MCP_PORT", "OPS_METRICS_PORT")
+    names = ("SERVER_ADMIN_PORT", "SERVER_PROXY_PORT", "SERVER_MCP_PORT", "METRICS_PORT")
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(5)]
         for listener in sockets:

@@ -6,6 +6,7 @@ What lives here: `Backoff` and `supervise`. What must not: deciding what is wort
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Awaitable, Callable
 
 import structlog
@@ -17,6 +18,9 @@ FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 30.0
 STEADY_AFTER_S = 60.0
 """A run this long counts as healthy: the pauses start over."""
+
+restarts: Counter[str] = Counter()
+"""How often actors of each name crashed in this process and were started again; read by the metrics."""
 
 
 class Backoff:
@@ -57,5 +61,6 @@ async def supervise(name: str, run: Callable[[], Awaitable[None]], backoff: Back
             if trio.current_time() - started >= STEADY_AFTER_S:
                 backoff.reset()
             pause_s = backoff.next()
+            restarts[name] += 1
             log.exception("actor crashed and will be restarted", actor=name, restart_in_s=round(pause_s, 3))
         await trio.sleep(pause_s)

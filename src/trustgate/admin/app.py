@@ -85,6 +85,9 @@ class AdminApp(QuartTrio):
             failure = _sole(raised)
             answer = failed(failure)
             _log_failure(failure, answer.status, request.method, path, identifier)
+        if self._services.observe is not None:
+            seconds = (time.monotonic_ns() - started_ns) / 1e9
+            self._services.observe(request.method, path, answer.status, seconds)
         if self._services.access_log is not None:
             self._services.access_log.record(
                 status=answer.status,

@@ -102,6 +102,12 @@ def find(method: str, path: str) -> Matched | MethodNotAllowed | None:
     return MethodNotAllowed(", ".join(name for name in METHOD_ORDER if name in known))
 
 
+def template(method: str, path: str) -> str:
+    """The path of the operation with its parameters' names, `other` where there is none: a closed set."""
+    found = find(method, path)
+    return found.operation.path if isinstance(found, Matched) else "other"
+
+
 def _op(
     method: str, path: str, handler: Handler, access: Access, summary: str, resource: str, **more: Any
 ) -> Operation:

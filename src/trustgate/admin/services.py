@@ -159,4 +159,7 @@ class AdminServices(msgspec.Struct, kw_only=True):
 
     access_log: AccessLog | None = None
 
+    observe: Callable[[str, str, int, float], None] | None = None
+    """Told of every answered request: method, raw path, status, seconds."""
+
     clock: Callable[[], datetime] = _now

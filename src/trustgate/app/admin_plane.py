@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -15,6 +16,7 @@ from trustgate.actors.control import ControlPlane
 from trustgate.actors.follower import Follower
 from trustgate.admin.app import create_app
 from trustgate.admin.errors import UpstreamUnavailable
+from trustgate.admin.routes import template
 from trustgate.admin.services import (
     AdminServices,
     AdminSettings,
@@ -40,6 +42,7 @@ from trustgate.settings import Settings
 from trustgate.settings.secret_keys import parse_public_keys
 from trustgate.store import gateway_stream
 from trustgate.telemetry.logs import access_log
+from trustgate.telemetry.metrics import Metrics
 
 Json = dict[str, Any]
 
@@ -96,6 +99,29 @@ async def open_admin(parts: Parts, follower: Follower | None, readiness: Readine
         stack.callback(background.cancel_scope.cancel)
         background.start_soon(parts.models.run, parts.providers, settings.upstream.models_dev_base_url, catalog_report)
         yield create_app(control, admin_services(parts, readiness))
+
+
+GROUPS = (
+    ("admin.gateways", ("/v1/gateways",)),
+    ("admin.catalog", tuple(f"/v1/{name}-catalog" for name in ("providers", "models", "policies", "mcp-servers"))),
+    ("admin.config_sync", ("/v1/config-sync",)),
+    ("admin.docs", ("/docs",)),
+    ("version", ("/__/version",)),
+    ("health", ("/healthz", "/health", "/readyz")),
+)
+
+
+def group_of(path: str) -> str:
+    """The route name of the operators' metrics (spec 06 §8)."""
+    lowered = path.lower()
+    for name, prefixes in GROUPS:
+        if any(lowered == prefix or lowered.startswith(prefix + "/") for prefix in prefixes):
+            return name
+    return "other"
+
+
+def observe(metrics: Metrics, method: str, path: str, status: int, seconds: float) -> None:
+    metrics.http("admin", group_of(path), template(method, path), method, status, seconds)
 
 
 def catalog_report(result: int | Exception) -> None:
@@ -162,4 +188,5 @@ def admin_services(parts: Parts, readiness: Readiness) -> AdminServices:
         history=history,
         readiness=dependencies,
         access_log=access_log(),
+        observe=partial(observe, parts.metrics) if parts.metrics.ops else None,
     )

@@ -44,6 +44,14 @@ def bind(port: int, *, shared: bool = False) -> list[socket.socket]:
     return sockets
 
 
+def bind_to(host: str, port: int) -> list[socket.socket]:
+    """A socket on one address, or those of every interface for an empty host. Raises OSError, ConfigurationError."""
+    if not host:
+        return bind(port)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return [bound(family, host, port, False)]
+
+
 def bound(family: socket.AddressFamily, host: str, port: int, shared: bool) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -83,14 +91,21 @@ def server_config(settings: Settings) -> ServerConfig:
 
 
 def wire_server(
-    app: Any, sockets: list[socket.socket], settings: Settings, stop: trio.Event, readiness: Readiness, name: str
+    app: Any,
+    sockets: list[socket.socket],
+    settings: Settings,
+    stop: trio.Event,
+    readiness: Readiness,
+    name: str,
+    watch: Callable[[Server, str], None] = lambda server, name: None,
 ) -> Serve:
-    """A data plane on our own server, or on Hypercorn where TLS and HTTP/2 are wanted."""
+    """A data plane on our own server, or on Hypercorn where TLS and HTTP/2 are wanted. `watch` is told of our own."""
     if settings.server.tls_cert:
         return hypercorn_server(app, sockets, settings, stop, readiness, name)
 
     async def serve(task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         server = Server(app, server_config(settings))
+        watch(server, name)
         listeners: list[trio.SocketListener] = []
         for sock in sockets:
             sock.listen(BACKLOG)

@@ -10,12 +10,14 @@ import os
 import signal
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from functools import partial
 
 import structlog
 import trio
 
 from trustgate.actors.follower import Follower
-from trustgate.app import listeners, workers
+from trustgate.app import gauges, listeners, metrics_plane, workers
+from trustgate.app.meter import Meter
 from trustgate.app.observer import open_observer
 from trustgate.app.parts import Parts, open_parts
 from trustgate.app.proxy_plane import open_proxy
@@ -24,6 +26,8 @@ from trustgate.app.views import Views
 from trustgate.domain.events import CorruptEvent, UnknownEvent
 from trustgate.settings import ConfigurationError, Settings
 from trustgate.store import StoreError
+from trustgate.telemetry.instruments import Family, added
+from trustgate.telemetry.metrics import Metrics
 from trustgate.wire.workers import supervisor_gone
 
 log = structlog.get_logger("trustgate.app")
@@ -89,16 +93,31 @@ async def run_planes(
 ) -> None:
     """The planes of a command until `stop`: here, and where several are asked for in worker processes."""
     count = workers.wanted(settings, planes)
+    metrics = Metrics(settings.app.version, ops=settings.metrics.ops_enabled)
+    gauges.watch_process(metrics)
+    counts = metrics_plane.WorkerCounts()
     async with trio.open_nursery() as nursery:
-        if count:
-            await nursery.start(workers.supervise, settings, planes, count, stop)
-            planes = planes - workers.WORKED
-        elif workers.is_worker():
+        if workers.is_worker():
             nursery.start_soon(leave_with_supervisor, stop)
+        else:
+            places = metrics_plane.places(settings, planes)
+            nursery.start_soon(metrics_plane.serve_metrics, places, lambda: gather(metrics, counts), stop)
+        if count:
+            await nursery.start(workers.supervise, settings, planes, count, stop, counts)
+            planes = planes - workers.WORKED
         if planes:
-            await run_here(planes, settings, stop, on_ready)
+            async with trio.open_nursery() as telling:
+                if workers.is_worker() and (path := workers.metrics_socket()):
+                    telling.start_soon(metrics_plane.tell_supervisor, path, metrics)
+                await run_here(planes, settings, stop, metrics, on_ready)
+                telling.cancel_scope.cancel()
             if not count:
                 nursery.cancel_scope.cancel()
+
+
+async def gather(metrics: Metrics, counts: metrics_plane.WorkerCounts) -> list[Family]:
+    """What this process and its workers have counted."""
+    return added([metrics.snapshot(), await counts.gather()])
 
 
 async def leave_with_supervisor(stop: trio.Event) -> None:
@@ -108,12 +127,12 @@ async def leave_with_supervisor(stop: trio.Event) -> None:
 
 
 async def run_here(
-    planes: frozenset[str], settings: Settings, stop: trio.Event, on_ready: OnReady | None = None
+    planes: frozenset[str], settings: Settings, stop: trio.Event, metrics: Metrics, on_ready: OnReady | None = None
 ) -> None:
     """These planes in this process."""
     shared = workers.is_worker()
     sockets = {plane: listeners.bind(port, shared=shared) for plane, port in ports(planes, settings).items()}
-    async with open_parts(settings, planes) as parts, AsyncExitStack() as stack:
+    async with open_parts(settings, planes, metrics) as parts, AsyncExitStack() as stack:
         views = Views()
         readiness = Readiness(parts.store, parts.shared, embedded=settings.embedded(planes))
         background = await stack.enter_async_context(trio.open_nursery())
@@ -121,6 +140,10 @@ async def run_here(
         await background.start(readiness.run)
         follower = await start_follower(planes, parts, views, background)
         observer = await stack.enter_async_context(open_observer(parts, views, serving=bool(planes & DATA_PLANES)))
+        if follower is not None:
+            gauges.watch_data_plane(metrics, parts, follower, views)
+            gauges.watch_observer(metrics, observer)
+        watch = partial(gauges.watch_server, metrics)
         serving: list[listeners.Serve] = []
         if "admin" in planes:
             from trustgate.app.admin_plane import open_admin  # loads the web framework
@@ -129,14 +152,15 @@ async def run_here(
             serving.append(listeners.admin_server(admin, sockets["admin"], settings, stop, readiness))
         if "proxy" in planes:
             assert follower is not None, "a data plane follows the log"
-            proxy = await stack.enter_async_context(open_proxy(parts, views, follower, observer, readiness))
-            serving.append(listeners.wire_server(proxy, sockets["proxy"], settings, stop, readiness, "proxy"))
+            meter = Meter(metrics, parts.models, observer)
+            proxy = await stack.enter_async_context(open_proxy(parts, views, follower, meter, readiness))
+            serving.append(listeners.wire_server(proxy, sockets["proxy"], settings, stop, readiness, "proxy", watch))
         if "mcp" in planes:
             assert follower is not None, "a data plane follows the log"
             from trustgate.app.mcp_plane import open_mcp  # what only this plane needs is loaded by it
 
             mcp = await stack.enter_async_context(open_mcp(parts, views, follower, observer, readiness))
-            serving.append(listeners.wire_server(mcp, sockets["mcp"], settings, stop, readiness, "mcp"))
+            serving.append(listeners.wire_server(mcp, sockets["mcp"], settings, stop, readiness, "mcp", watch))
         async with trio.open_nursery() as nursery:
             for server in serving:
                 await nursery.start(server)

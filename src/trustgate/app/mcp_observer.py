@@ -4,22 +4,26 @@ from __future__ import annotations
 
 from functools import partial
 
+from trustgate.app.mcp_meter import McpMeter
 from trustgate.app.observer import EventObserver
 from trustgate.mcp.app import JSON, common_headers
 from trustgate.mcp.exchange import Exchange
 from trustgate.telemetry.event import Facts, Mcp
 from trustgate.telemetry.logs import access_log
+from trustgate.telemetry.metrics import Metrics
 
 
 class McpObserver:
     """The observer of the MCP plane. `policies`: whether records tell what each policy did."""
 
-    def __init__(self, events: EventObserver, *, policies: bool) -> None:
+    def __init__(self, events: EventObserver, metrics: Metrics, *, policies: bool) -> None:
         self._events = events
         self._policies = policies
+        self._meter = McpMeter(metrics)
         self._access = access_log()
 
     def finished(self, exchange: Exchange) -> None:
+        self._meter.finished(exchange)
         if self._access.enabled:
             self._log(exchange)
         caller = exchange.caller

@@ -67,7 +67,7 @@ async def open_mcp(
                     runtimes=runtimes,
                     limits=parts.shared.limits,
                     count=parts.policies.count,
-                    observer=McpObserver(observer, policies=settings.telemetry.plugin_traces),
+                    observer=McpObserver(observer, parts.metrics, policies=settings.telemetry.plugin_traces),
                     background=background,
                     readiness=readiness,
                     pages=None,

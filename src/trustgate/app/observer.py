@@ -60,6 +60,9 @@ class EventObserver:
     def refused(self, exchange: Exchange) -> None:
         self._log(exchange)
 
+    def probed(self, method: str, path: str, status: int) -> None:
+        """Probes have no records."""
+
     def wants_body(self, exchange: Exchange) -> bool:
         view = exchange.view
         if not self._telemetry.enabled or view is None:

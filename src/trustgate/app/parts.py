@@ -27,6 +27,7 @@ from trustgate.settings import Settings
 from trustgate.settings.secret_keys import check_length
 from trustgate.store import EventStore
 from trustgate.telemetry.exporter_settings import validate_exporter
+from trustgate.telemetry.metrics import Metrics
 from trustgate.wire.client import Pool, PoolConfig
 
 
@@ -45,6 +46,7 @@ class Parts(msgspec.Struct, kw_only=True, eq=False):
     catalog: Catalog
     health: LocalHealth | RedisHealth
     embed: Callable[[EmbeddingConfig, str], Awaitable[Sequence[float]]]
+    metrics: Metrics
     now: Callable[[], float] = time.time
     """The wall clock, epoch seconds: limits, tokens and health go by it."""
 
@@ -64,7 +66,7 @@ def policy_environment(settings: Settings) -> Environment:
 
 @asynccontextmanager
 async def open_parts(
-    settings: Settings, planes: frozenset[str], now: Callable[[], float] = time.time
+    settings: Settings, planes: frozenset[str], metrics: Metrics, now: Callable[[], float] = time.time
 ) -> AsyncIterator[Parts]:
     """Open everything in the order of spec 06 §4. Raises ConfigurationError and StoreError for what stops a start."""
     async with (
@@ -92,11 +94,13 @@ async def open_parts(
                     price=lambda provider, model: price_of(models, provider, model),
                     environment=environment,
                     clock=now,
+                    count=metrics.count,
                 ),
                 models=models,
                 health=LocalHealth(now) if shared.redis is None else RedisHealth(shared.redis, now),
                 catalog=Catalog(environment, exporter_check(settings), by_code()),
                 embed=Embedder(pool),
+                metrics=metrics,
                 now=now,
             )
 

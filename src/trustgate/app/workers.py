@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import pathlib
 import sys
+from typing import TYPE_CHECKING
 
 import structlog
 import trio
@@ -19,7 +20,11 @@ from trustgate.limits.shared import LocalState
 from trustgate.settings import Settings
 from trustgate.wire.workers import Supervisor, WorkerPlan, worker_number
 
+if TYPE_CHECKING:
+    from trustgate.app.metrics_plane import WorkerCounts
+
 SOCKET_VARIABLE = "TRUSTGATE_SHARED_SOCKET"
+METRICS_SOCKET_VARIABLE = "TRUSTGATE_METRICS_SOCKET"
 WORKED = frozenset({"proxy", "mcp"})
 
 log = structlog.get_logger("trustgate.app")
@@ -35,6 +40,11 @@ def shared_socket() -> str:
     return os.environ.get(SOCKET_VARIABLE, "")
 
 
+def metrics_socket() -> str:
+    """Where this worker tells what it counted; else empty."""
+    return os.environ.get(METRICS_SOCKET_VARIABLE, "")
+
+
 def wanted(settings: Settings, planes: frozenset[str]) -> int:
     """How many workers the data planes among these are split into; 0: they run in this process."""
     if is_worker() or not planes & WORKED:
@@ -48,16 +58,21 @@ async def supervise(
     planes: frozenset[str],
     count: int,
     stop: trio.Event,
+    counts: WorkerCounts,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Keep `count` workers of the data planes among `planes` until `stop`, then drain them. Raises WorkersFailed."""
     environment = dict(os.environ)
     async with trio.open_nursery() as nursery:
         if not settings.redis.configured:
-            path = socket_path(settings)
+            path = socket_path(settings, "shared")
             await nursery.start(serve_shared, path, MemoryLimits(), LocalState(trio.current_time))
             environment[SOCKET_VARIABLE] = path
             nursery.start_soon(remove_at_end, path)
+        metrics_path = socket_path(settings, "metrics")
+        await nursery.start(counts.serve, metrics_path)
+        environment[METRICS_SOCKET_VARIABLE] = metrics_path
+        nursery.start_soon(remove_at_end, metrics_path)
         plan = WorkerPlan(
             command=[sys.executable, "-m", "trustgate", "worker", *sorted(planes & WORKED)],
             count=count,
@@ -77,11 +92,11 @@ async def stop_with(supervisor: Supervisor, stop: trio.Event) -> None:
     supervisor.stop()
 
 
-def socket_path(settings: Settings) -> str:
+def socket_path(settings: Settings, name: str) -> str:
     """Where workers reach this supervisor; its folder exists afterwards."""
     folder = pathlib.Path(settings.app.data_dir).resolve()
     folder.mkdir(parents=True, exist_ok=True, mode=0o750)
-    return str(folder / f"shared-{os.getpid()}.sock")
+    return str(folder / f"{name}-{os.getpid()}.sock")
 
 
 async def remove_at_end(path: str) -> None:

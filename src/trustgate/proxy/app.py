@@ -44,7 +44,9 @@ class ProxyApp:
             return
         path = (scope.get("raw_path") or scope["path"].encode()).decode("latin-1")
         if path in PROBES and scope["method"] in ("GET", "HEAD"):
-            await self._respond(scope, send, *self._probe(path), routed=False)
+            answer = self._probe(path)
+            self._services.observer.probed(scope["method"], path, answer[0])
+            await self._respond(scope, send, *answer, routed=False)
             return
         cors = self._services.cors
         if cors is not None:

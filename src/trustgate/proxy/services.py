@@ -64,6 +64,10 @@ class Observer(Protocol):
         """A request that ended before authentication: it counts in metrics, but has no event."""
         ...
 
+    def probed(self, method: str, path: str, status: int) -> None:
+        """A health probe was answered."""
+        ...
+
 
 class Readiness(Protocol):
     """What `/readyz` answers from: dependencies as `ok` or `unavailable`, and whether shutdown has begun."""

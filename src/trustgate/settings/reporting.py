@@ -62,7 +62,19 @@ class Telemetry(Struct, frozen=True):
 class Metrics(Struct, frozen=True):
     """The telemetry queue and the Prometheus endpoint."""
 
-    enabled: Annotated[bool, Var("METRICS_ENABLED", BOOL, "Check the two settings below at the start.")] = True
+    enabled: Annotated[
+        bool, Var("METRICS_ENABLED", BOOL, "Serve `/metrics`, and check the two settings below at the start.")
+    ] = True
+    port: Annotated[
+        int,
+        Var(
+            "METRICS_PORT",
+            INT,
+            "One port for the metrics of all planes of the process.",
+            default_text="a port per plane: its own + 1010",
+        ),
+    ] = 0
+    bind: Annotated[str, Var("METRICS_BIND", STR, "Address that metrics are served on; empty means all.")] = "127.0.0.1"
     queue_size: Annotated[
         int, Var("METRICS_QUEUE_SIZE", INT, "Records waiting for the exporters; more are dropped.")
     ] = 1000
@@ -71,12 +83,17 @@ class Metrics(Struct, frozen=True):
         5.0
     )
     ops_enabled: Annotated[
-        bool, Var("OPS_METRICS_ENABLED", BOOL, "Serve Prometheus text at `/metrics` on its own listener.")
+        bool,
+        Var(
+            "OPS_METRICS_ENABLED",
+            BOOL,
+            "Record HTTP durations and outcomes, and serve all metrics on `OPS_METRICS_PORT` too.",
+        ),
     ] = False
-    ops_port: Annotated[int, Var("OPS_METRICS_PORT", INT, "Port of that listener.", alias="METRICS_PORT")] = 9464
+    ops_port: Annotated[int, Var("OPS_METRICS_PORT", INT, "Port of that listener.")] = 9464
     ops_bind: Annotated[
         str,
-        Var("OPS_METRICS_BIND", STR, "Address of that listener.", alias="METRICS_BIND", default_text="all interfaces"),
+        Var("OPS_METRICS_BIND", STR, "Address of that listener.", default_text="all interfaces"),
     ] = ""
 
 
