@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jwt
@@ -29,15 +29,24 @@ def free_port() -> int:
 class Installation:
     """Addresses of a running installation, and calls of its Admin API with a platform token."""
 
-    def __init__(self, admin: int, proxy: int, mcp: int = 0) -> None:
+    def __init__(self, admin: int, proxy: int, mcp: int = 0, processes: Sequence[subprocess.Popen[bytes]] = ()) -> None:
+        self._processes = processes
         self.admin = f"http://127.0.0.1:{admin}"
         self.proxy = f"http://127.0.0.1:{proxy}"
         self.mcp = f"http://127.0.0.1:{mcp}"
         self._admin_port = admin
 
-    def call(self, method: str, path: str, body: Any = None, *, tenant: str = "acme") -> Any:
-        """The JSON answer of an Admin API call that must succeed."""
-        claims = {"tenant_id": tenant, "sub": "tests", "exp": int(time.time()) + 600}
+    def stop(self) -> list[int]:
+        """End all processes gracefully; their exit codes."""
+        for process in self._processes:
+            process.terminate()
+        return [process.wait(START_S) for process in self._processes]
+
+    def call(self, method: str, path: str, body: Any = None, *, tenant: str | None = "acme") -> Any:
+        """The JSON answer of an Admin API call that must succeed; without a tenant as the platform."""
+        claims: dict[str, Any] = {"sub": "tests", "exp": int(time.time()) + 600}
+        if tenant is not None:
+            claims["tenant_id"] = tenant
         headers = {"Authorization": "Bearer " + jwt.encode(claims, SECRET, algorithm="HS256")}
         data = None
         if body is not None:
@@ -140,6 +149,7 @@ def installed(folder: pathlib.Path, *planes: str, **more: str) -> Iterator[Insta
     admin, proxy, mcp = free_port(), free_port(), free_port()
     given = environment(folder, admin, proxy, more, mcp)
     ports = {"run": (admin, proxy), "all": (admin, proxy, mcp), "admin": (admin,), "proxy": (proxy,), "mcp": (mcp,)}
+    processes: list[subprocess.Popen[bytes]] = []
     with contextlib.ExitStack() as stack:
         for plane in planes:
             log = stack.enter_context((folder / f"{plane}.log").open("wb"))
@@ -150,4 +160,5 @@ def installed(folder: pathlib.Path, *planes: str, **more: str) -> Iterator[Insta
             stack.callback(process.kill)
             for port in ports[plane]:
                 until_healthy(port, process)
-        yield Installation(admin, proxy, mcp)
+            processes.append(process)
+        yield Installation(admin, proxy, mcp, processes)

@@ -97,7 +97,14 @@ def check_otlp(settings: Json, environ: Environ) -> None:
     headers = settings.get("headers")
     if headers is not None and not is_text_map(headers):
         raise BadExporter("otlp: headers must be an object of strings")
-    if protocol == "grpc" and urlsplit(endpoint if "://" in endpoint else "//" + endpoint).path.strip("/"):
+    try:
+        parts = urlsplit(endpoint if "://" in endpoint else "//" + endpoint)
+        usable = bool(parts.hostname) and parts.port != 0 and parts.scheme in ("", "http", "https")
+    except ValueError:
+        parts, usable = None, False
+    if parts is None or not usable:
+        raise BadExporter("otlp: invalid endpoint (want host:port or an http(s) URL)")
+    if protocol == "grpc" and parts.path.strip("/"):
         raise BadExporter("otlp: a grpc endpoint must not have a path")
 
 

@@ -29,7 +29,7 @@ class Fence(Struct, frozen=True):
         if any(ip in ipaddress.ip_network(network) for network in self.networks):
             return True
         if self.private:
-            return not (ip.is_link_local or ip.is_multicast or ip.is_unspecified or ip.is_reserved)
+            return ip.is_loopback or not (ip.is_link_local or ip.is_multicast or ip.is_unspecified or ip.is_reserved)
         return is_public(str(ip))
 
     def check(self, address: str) -> None:
