@@ -378,6 +378,18 @@ def test_the_access_log_names_the_trace(demo: Demo, folder: pathlib.Path) -> Non
     assert eventually(line)["status"] == 200
 
 
+def test_every_line_of_a_request_names_its_trace(
+    running: Installation, upstream: FaultyUpstream, folder: pathlib.Path
+) -> None:
+    trace = ask(demo_of(running, upstream, "stream-cut"), HI | {"stream": True}).trace
+
+    def cut() -> list[Json]:
+        lines = (json.loads(text) for text in (folder / "all.log").read_text().splitlines() if text.startswith("{"))
+        return [found for found in lines if found["msg"] == "upstream stream terminated unexpectedly"]
+
+    assert [found["trace_id"] for found in eventually(cut)] == [trace]
+
+
 def test_kafka_has_every_record_of_the_file(kafka_bootstrap: str, demo: Demo, records: Records) -> None:
     records[ask(demo).trace]
     expected = records.all()

@@ -30,6 +30,9 @@ from trustgate.settings import Settings
 from trustgate.view.model import RegistryView
 from trustgate.wire.client import Deadlines, Origin
 
+SETTLE_S = 10.0
+"""How long a stop waits for the late policies of requests that were answered."""
+
 
 def proxy_config(settings: Settings) -> ProxyConfig:
     upstream = settings.upstream
@@ -132,7 +135,12 @@ async def open_proxy(
             readiness=readiness,
             now=parts.now,
         )
-        yield ProxyApp(services)
+        app = ProxyApp(services)
+        try:
+            yield app
+        finally:
+            with trio.move_on_after(SETTLE_S, shield=True):
+                await app.settle()
 
 
 async def ask_health(parts: Parts, registry: RegistryView, timeout_s: float) -> int:

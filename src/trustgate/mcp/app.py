@@ -31,6 +31,7 @@ from trustgate.wire.asgi import (
     lifespan,
     read_body,
 )
+from trustgate.wire.ids import current_trace
 from trustgate.wire.response_head import HeaderBlock
 
 PROBES = frozenset({"/healthz", "/health", "/readyz"})
@@ -75,6 +76,7 @@ class McpApp:
         finally:
             exchange.ended_at = perf_counter()
             self._services.observer.finished(exchange)
+            current_trace.set(...)
 
     async def _answer(self, exchange: Exchange, scope: Scope, receive: Receive) -> Reply:
         """The reply, whatever happens."""

@@ -14,7 +14,7 @@ from trustgate.mcp.links import Asker
 from trustgate.mcp.services import McpServices, Scope
 from trustgate.view.gateway import GatewayView
 from trustgate.view.model import ConsumerView, RoleView
-from trustgate.wire.ids import uuid4
+from trustgate.wire.ids import current_trace, uuid4
 
 BUILT_IN_AUTH_ID = "de1de1de-de1d-4de1-8de1-de1de1de1de1"
 """The virtual auth of the built-in identity provider, which no consumer has attached (spec 05 §8.8)."""
@@ -28,6 +28,7 @@ async def identify(exchange: Exchange, services: McpServices) -> None:
     exchange.asker = Asker(caller, exchange.base_url)
     if services.config.telemetry:
         exchange.trace_id = exchange.own_id or uuid4()
+        current_trace.set(exchange.trace_id)
 
 
 def admit(exchange: Exchange, services: McpServices) -> None:

@@ -21,6 +21,7 @@ from trustgate.proxy.exchange import Exchange, HeaderList, Reply
 from trustgate.proxy.guarding import after_answer, wire_headers
 from trustgate.proxy.services import ProxyServices
 from trustgate.wire.asgi import HSTS, JSON, SECURITY, SECURITY_BLOCK, Receive, Scope, Send, lifespan, read_body
+from trustgate.wire.ids import current_trace
 from trustgate.wire.response_head import HeaderBlock, header_lines
 
 LATE_POLICIES_S = 30.0
@@ -37,6 +38,8 @@ class ProxyApp:
     def __init__(self, services: ProxyServices) -> None:
         self._services = services
         self._blocks: dict[tuple[tuple[bytes, bytes], ...], bytes] = {}
+        self._late_running = 0
+        self._settled: trio.Event | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -82,6 +85,7 @@ class ProxyApp:
             raise
         finally:
             self._conclude(exchange)
+            current_trace.set(...)
 
     async def _answer(self, exchange: Exchange) -> Reply:
         """The pipeline's reply, whatever happens in it."""
@@ -158,6 +162,7 @@ class ProxyApp:
         if exchange.principal is None:
             observer.refused(exchange)
         elif exchange.run is not None:
+            self._late_running += 1
             self._services.background.start_soon(self._late, exchange)
         else:
             self._save_session(exchange)
@@ -170,8 +175,18 @@ class ProxyApp:
                 await after_answer(exchange)
         except Exception:  # a late policy's failure reaches nobody but the log
             log.exception("late policies failed", trace_id=exchange.trace_id)
+        finally:
+            self._late_running -= 1
+            if not self._late_running and self._settled is not None:
+                self._settled.set()
         self._save_session(exchange)
         self._services.observer.finished(exchange)
+
+    async def settle(self) -> None:
+        """Wait until the late policies of all answered requests are over, so that their events are not lost."""
+        if self._late_running:
+            self._settled = trio.Event()
+            await self._settled.wait()
 
     def _save_session(self, exchange: Exchange) -> None:
         """Keep the last turn after a 2xx that has a response id (spec 02 §5)."""

@@ -31,7 +31,7 @@ from trustgate.proxy.routes import match_route, split_path
 from trustgate.proxy.services import ProxyServices
 from trustgate.proxy.session import supplied_session
 from trustgate.view.model import GatewayIdentity
-from trustgate.wire.ids import uuid4, uuid7
+from trustgate.wire.ids import current_trace, uuid4, uuid7
 
 log = structlog.get_logger(__name__)
 
@@ -139,6 +139,7 @@ def start_trace(exchange: Exchange, services: ProxyServices) -> Reply | None:
     """§5. Inbound trace ids are never reused."""
     if services.config.telemetry:
         exchange.trace_id = uuid4()
+        current_trace.set(exchange.trace_id)
     return None
 
 

@@ -154,7 +154,8 @@ class _Bridge(logging.Handler):
         level = "DEBUG" if record.levelno < 20 else "INFO" if record.levelno < 30 else "WARN"
         if record.levelno >= 40:
             level = "ERROR"
-        attributes = {key: value for key, value in record.__dict__.items() if key not in _STANDARD_ATTRIBUTES}
+        attributes = structlog.contextvars.get_contextvars()
+        attributes |= {key: value for key, value in record.__dict__.items() if key not in _STANDARD_ATTRIBUTES}
         if record.exc_info:
             attributes["exception"] = logging.Formatter().formatException(record.exc_info)
         source = None

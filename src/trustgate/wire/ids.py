@@ -2,7 +2,17 @@
 
 import os
 import time
+from contextvars import ContextVar
+from types import EllipsisType
 from typing import Final
+
+from structlog.contextvars import STRUCTLOG_KEY_PREFIX
+
+current_trace: Final[ContextVar[str | EllipsisType]] = ContextVar(STRUCTLOG_KEY_PREFIX + "trace_id", default=...)
+"""The trace id of the request that this task works for; `...` outside of one.
+
+Named so that structlog adds it to every line: binding through structlog itself costs twenty times as much.
+"""
 
 _POOL_BYTES: Final = 4096
 
