@@ -22,6 +22,7 @@ from trustgate.actors.mailbox import MailboxClosed, MailboxFull, MailboxStatisti
 from trustgate.actors.supervisor import supervise
 from trustgate.domain import events as ev
 from trustgate.domain.commands import Command, gateway_of
+from trustgate.domain.decide import decide
 from trustgate.domain.decision import Catalog, Context
 from trustgate.domain.directory import DirectoryState
 from trustgate.domain.entities import GatewayState
@@ -146,6 +147,14 @@ class ControlPlane:
             except Exception as error:
                 log.warning("a change was stored, but not announced", error=str(error), command=type(command).__name__)
         return executed
+
+    async def preview(self, command: Command) -> Executed:
+        """What a command would lead to now; nothing is stored. Raises `DomainError` for a refusal."""
+        await self._refresh()
+        projection = self.follower.projection
+        before = projection.state(gateway_of(command))
+        decision = decide(before, projection.directory, command, self._desk.context)
+        return Executed(before, decision.state, self.follower.position, applied=True)
 
     async def state(self, gateway_id: str) -> GatewayState | None:
         """The current state of a gateway, with every write that any process has answered; None if there is no such

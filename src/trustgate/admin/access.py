@@ -5,9 +5,11 @@ What lives here: path ids, machine scopes, tenants. What must not: tokens (`toke
 
 from __future__ import annotations
 
-from trustgate.admin.errors import forbidden, invalid_uuid
+from trustgate.admin.errors import forbidden, invalid_query, invalid_uuid
 from trustgate.admin.exchange import ControlPlane
 from trustgate.admin.ids import parse_uuid
+from trustgate.admin.lists import Query
+from trustgate.admin.past import Past
 from trustgate.admin.routes import UUID_PARAMS, Operation
 from trustgate.admin.tokens import Identity
 from trustgate.domain.entities import GatewayState
@@ -16,10 +18,30 @@ from trustgate.domain.errors import not_found
 READS = ("GET", "HEAD", "OPTIONS")
 
 
+def read_as_of(operation: Operation, method: str, query: Query) -> str:
+    """The query's `as_of`, empty when there is none; refused where it means nothing, rather than ignored."""
+    if operation.access == "open" or not query.has("as_of"):
+        return ""
+    if method not in READS:
+        raise invalid_query("as_of is for reading; to go back to an earlier state use revert")
+    if not operation.as_of:
+        raise invalid_query("as_of has no meaning here")
+    return query.get("as_of") or " "
+
+
 async def admit(
-    operation: Operation, method: str, params: dict[str, str], identity: Identity, control: ControlPlane
+    operation: Operation,
+    method: str,
+    params: dict[str, str],
+    identity: Identity,
+    control: ControlPlane,
+    past: Past,
+    as_of: str = "",
 ) -> tuple[dict[str, str], GatewayState | None]:
-    """The parameters with canonical ids, and the state of the gateway that the path names; raises `DomainError`."""
+    """The parameters with canonical ids, and the state of the gateway that the path names; raises `DomainError`.
+
+    With `as_of` it is the state at that point.
+    """
     match operation.access:
         case "open":
             return params, None
@@ -33,7 +55,8 @@ async def admit(
                 if method == "DELETE" or params["id"] != identity.gateway_id:
                     raise forbidden()
                 _check_scope(operation, method, identity)
-            return _canonical(params, params), None
+            params = _canonical(params, params)
+            return params, await past.state(params["id"], as_of) if as_of else None
         case "within":
             gateway_id = parse_uuid(params["gateway_id"])
             if gateway_id is None:
@@ -42,8 +65,12 @@ async def admit(
                 if gateway_id != parse_uuid(identity.gateway_id, braces=True):
                     raise forbidden()
                 _check_scope(operation, method, identity)
+            if as_of:
+                return _canonical(params, params), await past.state(gateway_id, as_of)
             state = await control.state(gateway_id)
-            if identity.tenant is not None:
+            if state is None and operation.past:
+                await past.check_owner(gateway_id)
+            elif identity.tenant is not None:
                 owner = state.gateway.tenant_id if state is not None and state.gateway is not None else None
                 if owner != identity.tenant:
                     raise not_found()
@@ -52,8 +79,9 @@ async def admit(
 
 def _check_scope(operation: Operation, method: str, identity: Identity) -> None:
     verb = "read" if method in READS else "write"
-    if f"{operation.resource}:{verb}" not in identity.scopes:
-        raise forbidden()
+    for resource in operation.covers or (operation.resource,):
+        if f"{resource}:{verb}" not in identity.scopes:
+            raise forbidden()
 
 
 def _canonical(params: dict[str, str], ids: dict[str, str]) -> dict[str, str]:

@@ -396,22 +396,119 @@ class Policy(msgspec.Struct, omit_defaults=True, kw_only=True):
     updated_at: str
 
 
-class Change(msgspec.Struct, omit_defaults=True, kw_only=True):
-    """One event of a gateway's history. `object` is what it left behind, as the API showed it then; `members` are the
-    ids of an event about links or deletions."""
+class FieldChange(msgspec.Struct):
+    """One member that differs; an empty `path` stands for the whole object, null for its absence."""
+
+    path: str
+    before: Any
+    after: Any
+
+
+class AuditEntry(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """One event: who, when, from where, why, and what it changed. `position` orders all gateways, `version` this one's.
+
+    `hash` is the event's in the chain of its stream and `previous` its predecessor's; both are absent for events from
+    before the chain.
+    """
+
+    position: int
+    version: int
+    time: str
+    gateway_id: str
+    tenant_id: str = ""
+    event: str
+    object_type: str
+    object_id: str
+    object_name: str = ""
+    command: str
+    actor: str = ""
+    actor_email: str = ""
+    source: str = ""
+    address: str = ""
+    request_id: str = ""
+    reason: str = ""
+    changes: list[FieldChange]
+    previous: str = ""
+    hash: str = ""
+
+
+class AuditPage(msgspec.Struct):
+    """`next` is the cursor of the following page; null on the last one."""
+
+    items: list[AuditEntry]
+    next: str | None
+
+
+class GatewayVersion(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """One version of a gateway. `complete`: the last of the versions that its command led to."""
 
     version: int
     time: str
-    command: str
     event: str
+    object_type: str
+    object_id: str
+    command: str
+    complete: bool
     actor: str = ""
     actor_email: str = ""
-    tenant_id: str = ""
     request_id: str = ""
-    source: str = ""
     reason: str = ""
-    object: Any = None
-    members: Json = {}
+
+
+class ObjectChange(msgspec.Struct):
+    """An object that differs: `created`, `updated` or `deleted`."""
+
+    object_type: str
+    object_id: str
+    object_name: str
+    change: str
+    fields: list[FieldChange]
+
+
+class Difference(msgspec.Struct):
+    """The two versions, and the objects that differ between them."""
+
+    from_: int = msgspec.field(name="from")
+    to: int
+    changes: list[ObjectChange]
+
+
+class GoneSecret(msgspec.Struct):
+    """A secret that does not come back. `kept`: its object keeps the present one; otherwise it has none now."""
+
+    object_type: str
+    object_id: str
+    path: str
+    fingerprint: str
+    kept: bool
+
+
+class Reverted(msgspec.Struct, kw_only=True):
+    """`to` is the version whose state is back, `before` and `version` are those of the gateway before and after."""
+
+    to: int
+    before: int
+    version: int
+    dry_run: bool
+    changes: list[ObjectChange]
+    secrets_gone: list[GoneSecret] = []
+
+
+class Checkpoint(msgspec.Struct, kw_only=True):
+    """A signed statement about the log up to `position`; `id` is the SHA-256 of the statement."""
+
+    number: int
+    position: int
+    id: str
+    statement: str
+    signature: str
+
+
+class Checkpoints(msgspec.Struct):
+    """`public_key` is an Ed25519 key as 64 hex characters."""
+
+    public_key: str
+    items: list[Checkpoint]
 
 
 class Items(msgspec.Struct):

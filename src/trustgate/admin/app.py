@@ -9,6 +9,7 @@ any case, 401 before 404 under one prefix) is `routes.find`.
 
 from __future__ import annotations
 
+import ipaddress
 import time
 import traceback
 from collections.abc import Mapping
@@ -21,16 +22,18 @@ from quart_trio import QuartTrio
 from quart_trio.wrappers import TrioResponse
 from werkzeug.exceptions import RequestEntityTooLarge, RequestTimeout
 
+from trustgate.actors.archive import IndexBehind
 from trustgate.actors.control import StoreUnavailable
 from trustgate.admin import routes
-from trustgate.admin.access import admit
+from trustgate.admin.access import admit, read_as_of
 from trustgate.admin.answers import Error
 from trustgate.admin.bodies import BodyTooLarge
 from trustgate.admin.connection import Connection
-from trustgate.admin.envelope import CORS, common_headers, request_id
+from trustgate.admin.envelope import CORS, client_address, common_headers, request_id
 from trustgate.admin.errors import UpstreamUnavailable
 from trustgate.admin.exchange import Answer, Call, ControlPlane, json_answer, text_answer
 from trustgate.admin.lists import Query
+from trustgate.admin.past import Past
 from trustgate.admin.rendering import GatewayRenderer
 from trustgate.admin.services import AdminServices
 from trustgate.admin.tokens import Authenticator, Identity
@@ -63,6 +66,7 @@ class AdminApp(QuartTrio):
         self._services = services
         self._authenticator = Authenticator(settings)
         self._cors = CORS(settings.cors)
+        self._trusted = [ipaddress.ip_network(network, strict=False) for network in settings.trusted_proxies]
         self._render_gateway = GatewayRenderer(settings.version, settings.gateway_base_domain, settings.mcp_base_domain)
         if settings.cors.allow_credentials and "*" in settings.cors.allow_origins:
             log.warning("CORS credentials are off: they can't be combined with any origin")
@@ -119,7 +123,10 @@ class AdminApp(QuartTrio):
         if identity is None and operation.access != "open":
             identity = self._authenticator.identify(headers.get("authorization"))
         body: bytes = await request.get_data(as_text=False) if method in WITH_BODY else b""
-        params, state = await admit(operation, method, found.params, identity or NOBODY, self._control)
+        query = Query(request.query_string)
+        past = Past(self._services, identity or NOBODY)
+        as_of = read_as_of(operation, method, query)
+        params, state = await admit(operation, method, found.params, identity or NOBODY, self._control, past, as_of)
         return await operation.handler(
             Call(
                 control=self._control,
@@ -127,12 +134,13 @@ class AdminApp(QuartTrio):
                 render_gateway=self._render_gateway,
                 method=method,
                 path=path,
-                query=Query(request.query_string),
+                query=query,
                 headers=headers,
                 body=body,
                 request_id=identifier,
                 identity=identity or NOBODY,
                 params=params,
+                address=client_address(request.remote_addr or "", headers, self._trusted),
                 state=state,
             )
         )
@@ -169,6 +177,8 @@ def failed(failure: Exception) -> Answer:
             return text_answer(408, "Request Timeout", (("Connection", "close"),))
         case UpstreamUnavailable(reason=reason):
             return json_answer({"error": f"mcp: upstream unavailable: {reason}"}, 502)
+        case IndexBehind():
+            return json_answer(Error("audit_index_behind", str(failure)), 503)
         case StoreUnavailable():
             return json_answer(Error("store_unavailable", "the configuration store is unavailable, try again"), 503)
         case _:

@@ -61,5 +61,23 @@ def not_an_mcp_registry(registry_id: str) -> DomainError:
     )
 
 
+def invalid_as_of(detail: str) -> DomainError:
+    """422 for a point in time that is not there (yet)."""
+    return DomainError(422, "invalid_as_of", detail)
+
+
+def before_creation(detail: str) -> DomainError:
+    """404 for a point in time at which the gateway did not exist yet."""
+    return DomainError(404, "before_creation", detail)
+
+
+def nothing_to_revert_to(version: int) -> DomainError:
+    return DomainError(422, "invalid_as_of", f"the gateway was deleted in version {version}")
+
+
+def audit_unavailable() -> DomainError:
+    return DomainError(503, "audit_unavailable", "this plane keeps no archive of the configuration log")
+
+
 def invalid_weight() -> DomainError:
     return invalid("weight must be between 1 and 100")

@@ -13,9 +13,11 @@ import msgspec
 
 from trustgate.admin import bodies
 from trustgate.admin.lists import Query
+from trustgate.admin.past import Past
 from trustgate.admin.rendering import GatewayRenderer
 from trustgate.admin.services import AdminServices
 from trustgate.admin.tokens import Identity
+from trustgate.admin.trail import Trail
 from trustgate.domain.commands import Meta
 from trustgate.domain.directory import DirectoryState
 from trustgate.domain.entities import GatewayState
@@ -53,6 +55,7 @@ class ControlPlane(Protocol):
     """The writing side of the configuration (`actors.control`), as far as the Admin API uses it."""
 
     async def execute(self, command: Any) -> Executed: ...
+    async def preview(self, command: Any) -> Executed: ...
     async def state(self, gateway_id: str) -> GatewayState | None: ...
     async def directory(self) -> DirectoryState: ...
     async def states(self) -> Mapping[str, GatewayState]: ...
@@ -99,6 +102,8 @@ class Call(msgspec.Struct, kw_only=True):
     request_id: str
     identity: Identity
     params: dict[str, str]
+    address: str = ""
+    """Where the caller is, as far as that is known."""
     state: GatewayState | None = None
     """The gateway of a `/v1/gateways/{gateway_id}/...` call; None when it does not exist."""
 
@@ -121,9 +126,18 @@ class Call(msgspec.Struct, kw_only=True):
             tenant=self.identity.tenant,
             request_id=self.request_id,
             source="admin-api",
+            address=self.address,
             expected_versions=versions_of(self.headers.get("if-match")),
             reason=_utf8(self.headers.get("x-ag-change-reason", ""))[:MAX_REASON],
         )
+
+    def past(self) -> Past:
+        """What the caller may ask about the past."""
+        return Past(self.services, self.identity)
+
+    def trail(self) -> Trail:
+        """Shows entries of the audit trail."""
+        return Trail(self.render_gateway, self.past().archive.fingerprint)
 
     async def execute(self, command: Any) -> Executed:
         """Carries a command out; see `ControlPlane.execute`."""

@@ -56,6 +56,24 @@ def read_page(query: Query) -> Page:
     return Page(number, min(size, MAX_SIZE))
 
 
+def read_size(query: Query, default: int) -> int:
+    """`size` where the usual bound does not hold."""
+    size = _positive(query.get("size"), default)
+    if size is None:
+        raise invalid_size()
+    return size
+
+
+def read_number(query: Query, name: str) -> int:
+    """A number from 0 on; 0 when absent."""
+    text = query.get(name)
+    if not text:
+        return 0
+    if not (text.isascii() and text.isdigit()) or len(text) > 18:
+        raise invalid_filter()
+    return int(text)
+
+
 def _positive(text: str, default: int) -> int | None:
     if not text:
         return default

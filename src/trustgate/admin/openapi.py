@@ -30,7 +30,8 @@ DESCRIPTION = """Configuration of gateways. Every write is one command, decided 
 - Secrets are shown masked; sending a masked value back keeps the stored secret.
 - `ETag` is the gateway's version; `If-Match` refuses a write (412) when the gateway has changed since.
 - `X-AG-Change-Reason` is kept with the change; `X-AG-Config-Applied` says whether every live data plane has it.
-- `/v1/gateways/{gateway_id}/history` lists who changed what, and why.
+- `/v1/gateways/{gateway_id}/audit` and `/v1/audit` list who changed what, and why.
+- `as_of` (a version or an RFC 3339 time) on a read of configuration answers as things were then.
 """
 
 PARAMETERS: dict[str, str] = {
@@ -42,7 +43,7 @@ PARAMETERS: dict[str, str] = {
     "sort": "Member to sort by; without it the newest come first",
     "order": "`asc` or `desc`",
     "view": "`grouped` groups LLM registries by provider",
-    "type": "Only objects of this type; policies: a comma list of plugin slugs",
+    "type": "Only objects of this type; policies: a comma list of plugin slugs; audit: of names of events",
     "category": "Comma list of catalog groups",
     "mode": "`enforce`, `throttle` or `observe`",
     "active": "Only active, or only inactive ones",
@@ -53,6 +54,16 @@ PARAMETERS: dict[str, str] = {
     "gateway_id": "Gateway of the registry",
     "registry_id": "Registry whose account narrows the list",
     "scope": "Only this scope",
+    "as_of": "Answer as things were: a version of the gateway, or an RFC 3339 time (the list of gateways: a time)",
+    "object_type": "Only events about such objects: gateway, registry, consumer, auth, policy or role",
+    "object_id": "Only events about this object, or about a link to it",
+    "actor": "Only events by this user",
+    "from": "Audit: only events from this RFC 3339 time on. Differences: the earlier version or time",
+    "to": "Audit: only events before this RFC 3339 time. Differences: the later version or time, now when left out",
+    "cursor": "`next` of the page before",
+    "format": "`json`, or an export as `jsonl` or `csv` (up to 10,000 entries; `X-AG-Next-Cursor` leads on)",
+    "tenant_id": "For the platform: only gateways of this tenant",
+    "after": "Only checkpoints after this number",
 }
 
 
@@ -95,7 +106,8 @@ def _operation(operation: Any, schema_of: dict[int, Json]) -> Json:
         "tags": [operation.resource],
         "operationId": operation.handler.__module__.rpartition(".")[2] + "_" + operation.handler.__name__,
         "security": [] if operation.access == "open" else [{"bearer": []}],
-        "parameters": _path_parameters(operation.path) + [_query_parameter(name) for name in operation.query],
+        "parameters": _path_parameters(operation.path)
+        + [_query_parameter(name) for name in (*operation.query, *(("as_of",) if operation.as_of else ()))],
         "responses": _responses(operation, schema_of),
     }
     if operation.path == "/health":

@@ -28,6 +28,9 @@ UUID_PARAMS = frozenset(("gateway_id", "id", "registry_id", "role_id", "auth_id"
 
 PAGING = ("page", "size")
 SORTING = ("sort", "order")
+AUDIT = ("object_type", "object_id", "actor", "type", "from", "to", "order", "size", "cursor", "format")
+OBJECTS = ("gateways", "registries", "consumers", "roles", "auths", "policies")
+"""Resources of the objects of a gateway."""
 
 
 class Operation(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,6 +49,12 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     listed: Any = None
     query: tuple[str, ...] = ()
     errors: tuple[int, ...] = ()
+    as_of: bool = False
+    """Whether it can be asked how things were."""
+    past: bool = False
+    """Whether it also answers about a gateway that was deleted, from the log."""
+    covers: tuple[str, ...] = ()
+    """The resources whose scopes a machine needs; without any, `resource` alone."""
 
 
 class Route(msgspec.Struct, frozen=True):
@@ -143,26 +152,39 @@ OPERATIONS: tuple[Operation, ...] = (
     _op("POST", GATEWAYS, gateways.create, "gateways", "Create a gateway", "gateways", status=201,
         body=inputs.GatewayCreate, answer=answers.Gateway, errors=(409, 422)),
     _op("GET", GATEWAYS, gateways.list_all, "gateways", "List gateways", "gateways",
-        listed=answers.Gateway, query=("slug", "search", *SORTING, *PAGING), errors=(422,)),
+        as_of=True, listed=answers.Gateway, query=("slug", "search", *SORTING, *PAGING), errors=(422,)),
     _op("GET", f"{GATEWAYS}/{{id}}", gateways.read, "gateway", "Read a gateway", "gateways",
-        answer=answers.Gateway, errors=(400, 404)),
+        as_of=True, answer=answers.Gateway, errors=(400, 404)),
     _op("PUT", f"{GATEWAYS}/{{id}}", gateways.update, "gateway", "Change members of a gateway", "gateways",
         body=inputs.GatewayUpdate, answer=answers.Gateway, errors=(400, 404, 409, 422)),
     _op("DELETE", f"{GATEWAYS}/{{id}}", gateways.delete, "gateway", "Delete a gateway with all it holds", "gateways",
         status=204, errors=(400, 404, 409)),
-    _op("GET", f"{GW}/history", history.list_all, "within", "List who changed what, newest first", "gateways",
-        listed=answers.Change, query=PAGING, errors=(422,)),
+    # History
+    _op("GET", f"{GW}/audit", history.audit_of_gateway, "within", "Who changed what, newest first, page by page",
+        "history", answer=answers.AuditPage, query=AUDIT, errors=(422,), past=True, covers=OBJECTS),
+    _op("GET", f"{GW}/versions", history.versions, "within", "List the versions of a gateway, newest first", "history",
+        listed=answers.GatewayVersion, query=PAGING, errors=(422,), past=True, covers=OBJECTS),
+    _op("GET", f"{GW}/diff", history.diff, "within", "What changed between two versions or times", "history",
+        answer=answers.Difference, query=("from", "to"), errors=(422,), past=True, covers=OBJECTS),
+    _op("POST", f"{GW}/revert", history.revert, "within", "Lead a gateway back to an earlier state", "history",
+        body=inputs.Revert, answer=answers.Reverted, errors=(409, 422), covers=OBJECTS),
+    _signed_in("/v1/audit", history.audit_of_tenant, "Who changed what in all gateways of the tenant", "history",
+               answer=answers.AuditPage, query=("gateway_id", "tenant_id", *AUDIT), errors=(400, 422)),
+    _signed_in("/v1/audit/checkpoints", history.checkpoints, "Signed checkpoints of the log", "history",
+               answer=answers.Checkpoints, query=("after",), errors=(422,)),
+    _op("POST", "/v1/audit/checkpoints", history.make_checkpoint, "signed_in", "Make a checkpoint now", "history",
+        status=201, answer=answers.Checkpoint),
     # Registries
     _op("POST", f"{GW}/registries", registries.create, "within", "Create a registry", "registries", status=201,
         body=inputs.RegistryCreate, answer=answers.Registry, errors=(409, 422)),
     _op("GET", f"{GW}/registries", registries.list_all, "within", "List registries, or group them by provider",
-        "registries", listed=answers.Registry,
+        "registries", as_of=True, listed=answers.Registry,
         query=("name", "search", *SORTING, *PAGING, "view", "type"), errors=(422,)),
     _op("POST", f"{GW}/registries/test-connection", registries.test_connection, "within",
         "Test the connection to a provider", "registries",
         body=inputs.ConnectionTest, answer=answers.ConnectionResult, errors=(422,)),
     _op("GET", f"{GW}/registries/{{id}}", registries.read, "within", "Read a registry", "registries",
-        answer=answers.Registry),
+        as_of=True, answer=answers.Registry),
     _op("PUT", f"{GW}/registries/{{id}}", registries.update, "within", "Change members of a registry", "registries",
         body=inputs.RegistryUpdate, answer=answers.Registry, errors=(409, 422)),
     _op("DELETE", f"{GW}/registries/{{id}}", registries.delete, "within", "Delete a registry", "registries",
@@ -175,10 +197,10 @@ OPERATIONS: tuple[Operation, ...] = (
     _op("POST", f"{GW}/consumers", consumers.create, "within", "Create a consumer", "consumers", status=201,
         body=inputs.ConsumerCreate, answer=answers.Consumer, errors=(409, 422)),
     _op("GET", f"{GW}/consumers", consumers.list_all, "within", "List consumers", "consumers",
-        listed=answers.Consumer, query=("search", "name", "type", "active", "auth_id", *SORTING, *PAGING),
+        as_of=True, listed=answers.Consumer, query=("search", "name", "type", "active", "auth_id", *SORTING, *PAGING),
         errors=(422,)),
     _op("GET", f"{GW}/consumers/{{id}}", consumers.read, "within", "Read a consumer", "consumers",
-        answer=answers.Consumer),
+        as_of=True, answer=answers.Consumer),
     _op("PUT", f"{GW}/consumers/{{id}}", consumers.update, "within", "Change members of a consumer", "consumers",
         body=inputs.ConsumerUpdate, answer=answers.Consumer, errors=(409, 422)),
     _op("DELETE", f"{GW}/consumers/{{id}}", consumers.delete, "within", "Delete a consumer", "consumers",
@@ -196,8 +218,8 @@ OPERATIONS: tuple[Operation, ...] = (
     _op("POST", f"{GW}/roles", roles.create, "within", "Create a role", "roles", status=201,
         body=inputs.RoleCreate, answer=answers.Role, errors=(409, 422)),
     _op("GET", f"{GW}/roles", roles.list_all, "within", "List roles", "roles",
-        listed=answers.Role, query=("search", "name", *SORTING, *PAGING), errors=(422,)),
-    _op("GET", f"{GW}/roles/{{id}}", roles.read, "within", "Read a role", "roles", answer=answers.Role),
+        as_of=True, listed=answers.Role, query=("search", "name", *SORTING, *PAGING), errors=(422,)),
+    _op("GET", f"{GW}/roles/{{id}}", roles.read, "within", "Read a role", "roles", as_of=True, answer=answers.Role),
     _op("PUT", f"{GW}/roles/{{id}}", roles.update, "within", "Change members of a role", "roles",
         body=inputs.RoleUpdate, answer=answers.Role, errors=(409, 422)),
     _op("DELETE", f"{GW}/roles/{{id}}", roles.delete, "within", "Delete a role", "roles", status=204, errors=(409,)),
@@ -207,8 +229,8 @@ OPERATIONS: tuple[Operation, ...] = (
     _op("POST", f"{GW}/auths", auths.create, "within", "Create an auth", "auths", status=201,
         body=inputs.AuthCreate, answer=answers.Auth, errors=(409, 422)),
     _op("GET", f"{GW}/auths", auths.list_all, "within", "List auths", "auths",
-        listed=answers.Auth, query=("search", "name", "type", "enabled", *SORTING, *PAGING), errors=(422,)),
-    _op("GET", f"{GW}/auths/{{id}}", auths.read, "within", "Read an auth", "auths", answer=answers.Auth),
+        as_of=True, listed=answers.Auth, query=("search", "name", "type", "enabled", *SORTING, *PAGING), errors=(422,)),
+    _op("GET", f"{GW}/auths/{{id}}", auths.read, "within", "Read an auth", "auths", as_of=True, answer=answers.Auth),
     _op("PUT", f"{GW}/auths/{{id}}", auths.update, "within", "Change members of an auth", "auths",
         body=inputs.AuthUpdate, answer=answers.Auth, errors=(409, 422)),
     _op("DELETE", f"{GW}/auths/{{id}}", auths.delete, "within", "Delete an auth", "auths", status=204, errors=(409,)),
@@ -217,9 +239,11 @@ OPERATIONS: tuple[Operation, ...] = (
     # Policies
     _op("POST", f"{GW}/policies", policies.create, "within", "Create a policy", "policies", status=201,
         body=inputs.PolicyCreate, answer=answers.Policy, errors=(409, 422)),
-    _op("GET", f"{GW}/policies", policies.list_all, "within", "List policies", "policies", listed=answers.Policy,
+    _op("GET", f"{GW}/policies", policies.list_all, "within", "List policies", "policies",
+        as_of=True, listed=answers.Policy,
         query=("search", "name", "enabled", "global", "mode", "category", "type", *SORTING, *PAGING), errors=(422,)),
-    _op("GET", f"{GW}/policies/{{id}}", policies.read, "within", "Read a policy", "policies", answer=answers.Policy),
+    _op("GET", f"{GW}/policies/{{id}}", policies.read, "within", "Read a policy", "policies",
+        as_of=True, answer=answers.Policy),
     _op("PUT", f"{GW}/policies/{{id}}", policies.update, "within", "Change members of a policy", "policies",
         body=inputs.PolicyUpdate, answer=answers.Policy, errors=(409, 422)),
     _op("DELETE", f"{GW}/policies/{{id}}", policies.delete, "within", "Delete a policy", "policies",

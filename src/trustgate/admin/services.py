@@ -11,9 +11,10 @@ from typing import Any, Protocol
 
 import msgspec
 
+from trustgate.actors.archive import Archive
+from trustgate.actors.notary import Notary
 from trustgate.domain.decision import Catalog
 from trustgate.domain.entities import Registry
-from trustgate.domain.events import Event
 
 Json = dict[str, Any]
 
@@ -61,6 +62,8 @@ class AdminSettings(msgspec.Struct, frozen=True, kw_only=True):
     max_body_bytes: int = 8 * 1024 * 1024
     max_head_bytes: int = 32768
     body_timeout_s: float = 60.0
+    trusted_proxies: tuple[str, ...] = ()
+    """Networks (CIDR) of proxies whose `X-Forwarded-For` names the client."""
 
 
 class ConnectionTest(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,10 +79,6 @@ async def _no_trace(trace_id: str) -> Json | None:
 
 
 async def _no_connections(scope: str | None, tenant: str | None) -> Sequence[Json]:
-    return []
-
-
-async def _no_history(gateway_id: str, after_version: int, limit: int) -> Sequence[tuple[int, Event]]:
     return []
 
 
@@ -151,8 +150,11 @@ class AdminServices(msgspec.Struct, kw_only=True):
     health: Callable[[str], Awaitable[Json]] = _no_health
     """What the data planes last marked of a registry: `healthy`, `failures`, `last_check`?, `last_error`?."""
 
-    history: Callable[[str, int, int], Awaitable[Sequence[tuple[int, Event]]]] = _no_history
-    """Events of a gateway's stream with their versions, oldest first: gateway id, after which version, how many."""
+    archive: Archive | None = None
+    """The past of all gateways; without it, audit and time travel answer 503."""
+
+    notary: Notary | None = None
+    """Makes signed checkpoints of the log."""
 
     readiness: Callable[[], Awaitable[Mapping[str, str]]] = _no_dependencies
     """Dependency name to `ok` or `unavailable` (spec 06 §5.1); bounded to 2 s by the caller."""

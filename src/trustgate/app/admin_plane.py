@@ -12,8 +12,10 @@ import msgspec
 import structlog
 import trio
 
+from trustgate.actors.archive import Archive
 from trustgate.actors.control import ControlPlane
 from trustgate.actors.follower import Follower
+from trustgate.actors.notary import Notary
 from trustgate.admin.app import create_app
 from trustgate.admin.errors import UpstreamUnavailable
 from trustgate.admin.routes import template
@@ -29,9 +31,7 @@ from trustgate.app.announce import Announcer
 from trustgate.app.observer import TRACE_KEY
 from trustgate.app.parts import Parts
 from trustgate.app.readiness import Readiness
-from trustgate.domain import events
 from trustgate.domain.entities import Registry
-from trustgate.domain.events import Event
 from trustgate.mcp.catalog import servers
 from trustgate.mcp.upstream import RpcError, Unavailable, list_tools
 from trustgate.policies import registry as policies
@@ -40,7 +40,6 @@ from trustgate.providers.catalog import providers_catalog
 from trustgate.providers.probe import Inline, probe
 from trustgate.settings import Settings
 from trustgate.settings.secret_keys import parse_public_keys
-from trustgate.store import gateway_stream
 from trustgate.telemetry.logs import access_log
 from trustgate.telemetry.metrics import Metrics
 
@@ -77,6 +76,7 @@ def admin_settings(settings: Settings, secret_key: str) -> AdminSettings:
         ),
         max_body_bytes=settings.server.max_body_bytes,
         body_timeout_s=settings.server.read_timeout_s,
+        trusted_proxies=settings.server.trusted_proxies,
     )
 
 
@@ -98,7 +98,10 @@ async def open_admin(parts: Parts, follower: Follower | None, readiness: Readine
         background = await stack.enter_async_context(trio.open_nursery())
         stack.callback(background.cancel_scope.cancel)
         background.start_soon(parts.models.run, parts.providers, settings.upstream.models_dev_base_url, catalog_report)
-        yield create_app(control, admin_services(parts, readiness))
+        archive, notary = Archive(parts.store), Notary(parts.store, settings.audit.checkpoint_interval_s)
+        background.start_soon(archive.run)
+        background.start_soon(notary.run)
+        yield create_app(control, admin_services(parts, readiness, archive, notary))
 
 
 GROUPS = (
@@ -132,7 +135,7 @@ def catalog_report(result: int | Exception) -> None:
         log.warning("catalog sync failed, the shipped catalog serves", error=type(result).__name__)
 
 
-def admin_services(parts: Parts, readiness: Readiness) -> AdminServices:
+def admin_services(parts: Parts, readiness: Readiness, archive: Archive, notary: Notary) -> AdminServices:
     bedrock = BedrockAvailability(parts.providers)
 
     async def list_models(provider: str | None, registry: Registry | None) -> Sequence[Json]:
@@ -152,10 +155,6 @@ def admin_services(parts: Parts, readiness: Readiness) -> AdminServices:
             return await list_tools(parts.pool, target)
         except (Unavailable, RpcError) as error:
             raise UpstreamUnavailable(str(error)) from error
-
-    async def history(gateway_id: str, after_version: int, limit: int) -> list[tuple[int, Event]]:
-        recorded = await parts.store.read(gateway_stream(gateway_id), after_version, limit)
-        return [(one.version, events.decode(one.data, one.position)) for one in recorded]
 
     async def health(registry_id: str) -> Json:
         status = await parts.health.status(registry_id)
@@ -185,7 +184,8 @@ def admin_services(parts: Parts, readiness: Readiness) -> AdminServices:
         registry_tools=registry_tools,
         health=health,
         playground_trace=playground_trace,
-        history=history,
+        archive=archive,
+        notary=notary,
         readiness=dependencies,
         access_log=access_log(),
         observe=partial(observe, parts.metrics) if parts.metrics.ops else None,

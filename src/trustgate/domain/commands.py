@@ -27,6 +27,8 @@ class Meta(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     request_id: str = ""
     source: str = ""
     reason: str = ""
+    address: str = ""
+    """The network address that the command came from."""
     expected_versions: tuple[int, ...] | None = None
 
 
@@ -60,6 +62,18 @@ class ImportGateway(msgspec.Struct, frozen=True):
     id: str
     state: GatewayState
     secrets: dict[str, str]
+
+
+class RevertGateway(msgspec.Struct, frozen=True):
+    """Lead a gateway back to `state`, which it had at `version`. `held`: the vault references of that state, beyond
+    those of the present one, whose secrets are still there. `restore_keys`: revoked API keys are to work again."""
+
+    meta: Meta
+    id: str
+    version: int
+    state: GatewayState
+    held: frozenset[str] = frozenset()
+    restore_keys: bool = False
 
 
 class CreateRegistry(msgspec.Struct, frozen=True):
@@ -275,6 +289,7 @@ Command = (
     | UpdateGateway
     | DeleteGateway
     | ImportGateway
+    | RevertGateway
     | CreateRegistry
     | UpdateRegistry
     | DeleteRegistry
@@ -308,6 +323,6 @@ Command = (
 
 def gateway_of(command: Command) -> str:
     """Id of the gateway whose stream a command is decided against."""
-    if isinstance(command, CreateGateway | UpdateGateway | DeleteGateway | ImportGateway):
+    if isinstance(command, CreateGateway | UpdateGateway | DeleteGateway | ImportGateway | RevertGateway):
         return command.id
     return command.gateway_id

@@ -37,6 +37,7 @@ from trustgate.domain.decide_policy import (
     update_policy,
 )
 from trustgate.domain.decide_registry import create_registry, delete_registry, update_registry
+from trustgate.domain.decide_revert import revert_gateway
 from trustgate.domain.decide_role import (
     attach_role_registry,
     create_role,
@@ -57,6 +58,7 @@ DECIDERS: dict[type[Any], Callable[[Draft, Any], None]] = {
     cmd.UpdateGateway: update_gateway,
     cmd.DeleteGateway: delete_gateway,
     cmd.ImportGateway: import_gateway,
+    cmd.RevertGateway: revert_gateway,
     cmd.CreateRegistry: create_registry,
     cmd.UpdateRegistry: update_registry,
     cmd.DeleteRegistry: delete_registry,

@@ -375,6 +375,15 @@ class PolicyUpdate(msgspec.Struct, frozen=True, kw_only=True):
     mode: str | None = None
 
 
+class Revert(msgspec.Struct, frozen=True, kw_only=True):
+    """Where to go back to (a version or an RFC 3339 time), and whether only to say what that would change."""
+
+    to: str | int | None = None
+    dry_run: bool | None = None
+    restore_keys: bool | None = None
+    """API keys that were rotated or deleted since are to work again."""
+
+
 class RoleMCPPoliciesIn(msgspec.Struct, frozen=True, kw_only=True):
     toolkit: list[ToolkitEntryIn | None] | None = None
     fail_mode: str | None = None

@@ -120,6 +120,20 @@ class Server(Struct, frozen=True):
     ] = "mcp.neuraltrust.ai"
 
 
+class Audit(Struct, frozen=True):
+    """Evidence that the log of configuration was not changed."""
+
+    checkpoint_interval_s: Annotated[
+        float,
+        Var(
+            "AUDIT_CHECKPOINT_INTERVAL",
+            DURATION,
+            "How often an admin plane signs a checkpoint of the log, when something changed; 0 only on demand.",
+            zero_allowed=True,
+        ),
+    ] = 3600.0
+
+
 class Secrets(Struct, frozen=True):
     """Keys of this installation."""
 

@@ -32,6 +32,7 @@ class Settings(Struct, frozen=True):
     mcp_connect: areas.McpConnect
     cors: areas.Cors
     admin: areas.Admin
+    audit: areas.Audit
     console: areas.Console
     log: areas.Log
     database: services.Database

@@ -4,12 +4,16 @@ What lives here: storage on the `eventsourcing` library's recorders (SQLite, Pos
 events; they are bytes in this room.
 """
 
+from trustgate.store.auditlog import AuditLog
 from trustgate.store.connection import PostgresConfig, aws_password_source
-from trustgate.store.errors import NewerStore, StoreError, StoreUnavailable, VersionConflict, WrongSecretKey
+from trustgate.store.errors import DamagedLog, NewerStore, StoreError, StoreUnavailable, VersionConflict, WrongSecretKey
 from trustgate.store.eventstore import EventStore, News, open_store
 from trustgate.store.model import (
     DIRECTORY,
     Appended,
+    AuditFilter,
+    AuditRow,
+    Checkpoint,
     Head,
     Plane,
     Recorded,
@@ -23,6 +27,11 @@ from trustgate.store.model import (
 __all__ = [
     "DIRECTORY",
     "Appended",
+    "AuditFilter",
+    "AuditLog",
+    "AuditRow",
+    "Checkpoint",
+    "DamagedLog",
     "EventStore",
     "Head",
     "NewerStore",

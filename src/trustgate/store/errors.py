@@ -29,6 +29,13 @@ class VersionConflict(StoreError):
         self.expected_version = expected_version
 
 
+class DamagedLog(StoreError):
+    """The log lacks an event that it must hold, so nothing can be linked to it."""
+
+    def __init__(self, stream: str, version: int) -> None:
+        super().__init__(f"event {version} of {stream} is missing: restore the event store from a backup")
+
+
 class WrongSecretKey(StoreError):
     """Secrets of this store were encrypted with another SERVER_SECRET_KEY than those given."""
 

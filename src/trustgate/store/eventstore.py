@@ -17,6 +17,7 @@ import structlog
 import trio
 
 from trustgate.store import vault
+from trustgate.store.auditlog import AuditLog
 from trustgate.store.connection import PostgresConfig
 from trustgate.store.errors import StoreUnavailable, translated
 from trustgate.store.model import (
@@ -86,6 +87,7 @@ class EventStore:
         self._keyring = keyring
         self._limiter = trio.CapacityLimiter(THREADS)
         self._fingerprint_key = b""
+        self.audit = AuditLog(backend, self._ask, self._run)
 
     async def _run(self, call: Callable[..., T], *args: Any, abandon: bool = False) -> T:
         def translating() -> T:
@@ -103,12 +105,7 @@ class EventStore:
         Raises `StoreUnavailable`, or `WrongSecretKey` when the store belongs to another SERVER_SECRET_KEY.
         """
         await self._run(self._backend.open)
-
-        def fingerprint_key() -> str:
-            self._backend.put_secret_if_absent(self._keyring.seal(vault.FINGERPRINT_REF, os.urandom(32).hex()))
-            return self._keyring.open(self._backend.secrets([vault.FINGERPRINT_REF])[0])
-
-        self._fingerprint_key = bytes.fromhex(await self._run(fingerprint_key))
+        self._fingerprint_key = bytes.fromhex(await self.settled_secret(vault.FINGERPRINT_REF, os.urandom(32).hex()))
 
     async def aclose(self) -> None:
         with trio.CancelScope(shield=True):
@@ -199,6 +196,15 @@ class EventStore:
     async def put_secret(self, ref: str, value: str) -> None:
         """Store a secret on its own, outside an append."""
         await self._run(lambda: self._backend.put_secret(self._keyring.seal(ref, value)))
+
+    async def settled_secret(self, ref: str, proposed: str) -> str:
+        """The secret `ref` of the installation: what was proposed first, by whichever process, is kept for good."""
+
+        def settle() -> str:
+            self._backend.put_secret_if_absent(self._keyring.seal(ref, proposed))
+            return self._keyring.open(self._backend.secrets([ref])[0])
+
+        return await self._run(settle)
 
     async def forget(self, refs: Sequence[str]) -> None:
         """Erase the ciphertext of secrets for good; unknown references are ignored."""

@@ -36,12 +36,16 @@ class StreamWrite(msgspec.Struct, frozen=True):
 
 
 class Recorded(msgspec.Struct, frozen=True):
-    """One event of the log. `position` orders all streams; `version` counts from 1 in its stream."""
+    """One event of the log. `position` orders all streams; `version` counts from 1 in its stream.
+
+    `previous` is the hash of its predecessor in the stream as the event carries it (`chain`); empty before the chain.
+    """
 
     position: int
     stream: str
     version: int
     data: bytes
+    previous: str = ""
 
 
 class Plane(msgspec.Struct, frozen=True):
@@ -102,6 +106,42 @@ class SyncConnection(msgspec.Struct, frozen=True):
     last_seen: float
 
 
+class AuditRow(msgspec.Struct, frozen=True):
+    """What the audit index knows of one event of a gateway. `at` is in microseconds since 1970; `related_id` is the
+    other object of an event about a link."""
+
+    position: int
+    gateway_id: str
+    version: int
+    tenant: str
+    at: int
+    actor: str
+    event: str
+    object_id: str
+    related_id: str = ""
+
+
+class AuditFilter(msgspec.Struct, frozen=True, kw_only=True):
+    """Which events are wanted; None and empty ask for nothing. `since` (included) and `until` (excluded) as `at`."""
+
+    tenant: str | None = None
+    gateway_id: str | None = None
+    object_id: str = ""
+    actor: str = ""
+    events: tuple[str, ...] = ()
+    since: int | None = None
+    until: int | None = None
+
+
+class Checkpoint(msgspec.Struct, frozen=True):
+    """A signed statement about the log up to `position` (`actors.notary`); `number` counts from 1."""
+
+    number: int
+    position: int
+    statement: bytes
+    signature: bytes
+
+
 class Backend(Fallible, Protocol):
     """One database, synchronous. Raises database errors as they are (see `errors.translated`) and `VersionConflict`."""
 
@@ -111,6 +151,7 @@ class Backend(Fallible, Protocol):
     def append(self, writes: Sequence[StreamWrite], secrets: Sequence[Sealed], forget: Sequence[str]) -> Appended: ...
     def read(self, stream: str, after_version: int, limit: int | None) -> list[Recorded]: ...
     def read_all(self, after_position: int, limit: int) -> list[Recorded]: ...
+    def read_at(self, positions: Sequence[int]) -> list[Recorded]: ...
     def head(self) -> int: ...
     def heads(self) -> list[Head]: ...
     def snapshots(self, streams: Sequence[str]) -> list[Snapshot]: ...
@@ -130,3 +171,18 @@ class Backend(Fallible, Protocol):
     def delete_value(self, key: str) -> None: ...
     def put_sync_connection(self, scope: str, instance_id: str, state: str, applied_version: str) -> None: ...
     def sync_connections(self, scope: str | None) -> list[SyncConnection]: ...
+    def held(self, refs: Sequence[str]) -> set[str]: ...
+    def indexed(self) -> int: ...
+    def put_audit_rows(self, rows: Sequence[AuditRow]) -> None: ...
+    def clear_audit(self) -> None: ...
+    def audit_rows(self, wanted: AuditFilter, cursor: int | None, limit: int, newest_first: bool) -> list[AuditRow]: ...
+    def audit_before(self, places: Sequence[tuple[str, str, int]], depth: int) -> list[list[AuditRow]]: ...
+    def audit_owner(self, gateway_id: str) -> str | None: ...
+    def audit_version(self, gateway_id: str, at: int) -> int: ...
+    def audit_gateways(self, at: int, tenant: str | None) -> list[AuditRow]: ...
+    def checkpoints(self, after_number: int, limit: int) -> list[Checkpoint]: ...
+    def last_checkpoint(self) -> Checkpoint | None: ...
+    def put_checkpoint(self, checkpoint: Checkpoint) -> bool: ...
+    def milestone(self, stream: str, version: int, schema: int) -> Snapshot | None: ...
+    def put_milestone(self, snapshot: Snapshot) -> None: ...
+    def milestones(self, schema: int) -> list[tuple[str, int]]: ...

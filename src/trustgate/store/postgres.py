@@ -17,10 +17,11 @@ import psycopg
 from eventsourcing import persistence
 from eventsourcing.postgres import PostgresApplicationRecorder, PostgresDatastore
 
+from trustgate.store.audit_tables import AuditTables
 from trustgate.store.connection import PostgresConfig
 from trustgate.store.model import Appended, Recorded, Sealed, StreamWrite
-from trustgate.store.sqlite import recorded, stored_events
-from trustgate.store.tables import CREATE, EVENTS, PUT_PLANE, Dialect, Tables
+from trustgate.store.sqlite import stored_events
+from trustgate.store.tables import CREATE, EVENTS, PUT_PLANE, Dialect, recorded
 
 EVENTS_CHANNEL = EVENTS
 PLANES_CHANNEL = "tg_planes"
@@ -37,10 +38,11 @@ POSTGRES = Dialect(
 )
 
 
-class PostgresBackend(Tables[PostgresDatastore]):
+class PostgresBackend(AuditTables[PostgresDatastore]):
     """The log and its tables in the schema `public` of one database. Synchronous."""
 
     dialect = POSTGRES
+    position_column = "notification_id"
     failures: tuple[type[Exception], ...] = (persistence.PersistenceError, psycopg.Error, OSError)
     mistakes: tuple[type[Exception], ...] = (persistence.ProgrammingError, psycopg.ProgrammingError)
 
@@ -97,7 +99,7 @@ class PostgresBackend(Tables[PostgresDatastore]):
 
     def append(self, writes: Sequence[StreamWrite], secrets: Sequence[Sealed], forget: Sequence[str]) -> Appended:
         # Not `recorder.insert_events`: it retries, and after a commit whose answer was lost that looks like a conflict.
-        recorder, events = self.recorder, stored_events(writes)
+        recorder = self.recorder
         # What does not need an answer to what goes before is sent along with it: two round trips and the commit.
         with (
             self.datastore.get_connection() as connection,
@@ -108,9 +110,11 @@ class PostgresBackend(Tables[PostgresDatastore]):
             recorder._lock_table(cursor)
             cursor.execute(recorder.max_notification_id_statement)
             heads = [self.advance_stream(connection.cursor(), write) for write in writes]
+            hashes = [self.predecessor(connection.cursor(), write) for write in writes]
             previous = (cursor.fetchone() or {}).get("max") or 0
             for at_expected_version in heads:
                 at_expected_version()
+            events = stored_events(writes, [previous_hash() for previous_hash in hashes])
             super(PostgresApplicationRecorder, recorder)._insert_stored_events(cursor, events)
             self.write_secrets(connection.cursor(), secrets, forget)
             connection.execute(NOTIFY_HEAD)

@@ -13,14 +13,16 @@ from __future__ import annotations
 import pathlib
 import sqlite3
 from collections.abc import Sequence
-from typing import Any
 
+import msgspec
 from eventsourcing import persistence
 from eventsourcing.persistence import StoredEvent
 from eventsourcing.sqlite import SQLiteApplicationRecorder, SQLiteConnection, SQLiteConnectionPool, SQLiteDatastore
 
-from trustgate.store.model import Appended, Recorded, Sealed, StreamWrite
-from trustgate.store.tables import CREATE, EVENTS, PUT_PLANE, Dialect, Tables
+from trustgate.store.audit_tables import PUT_AUDIT_ROW, AuditTables
+from trustgate.store.chain import link
+from trustgate.store.model import Appended, AuditRow, Recorded, Sealed, StreamWrite
+from trustgate.store.tables import CREATE, EVENTS, PUT_PLANE, Dialect, recorded
 
 LOCK_TIMEOUT_S = 5
 POOL_SIZE = 4
@@ -68,10 +70,11 @@ class LogRecorder(SQLiteApplicationRecorder):
         ]
 
 
-class SQLiteBackend(Tables[FileDatastore]):
+class SQLiteBackend(AuditTables[FileDatastore]):
     """`<data_dir>/trustgate.db`. Synchronous; every method may wait up to 5 s for another writer."""
 
     dialect = SQLITE
+    position_column = "rowid"
     failures: tuple[type[Exception], ...] = (persistence.PersistenceError, sqlite3.Error, OSError)
     mistakes: tuple[type[Exception], ...] = (persistence.ProgrammingError, sqlite3.ProgrammingError)
 
@@ -114,9 +117,16 @@ class SQLiteBackend(Tables[FileDatastore]):
             for write in writes:
                 self.advance_stream(cursor, write)()
             previous = self.recorder._max_notification_id(cursor) or 0
-            positions = self.recorder._insert_events(cursor, stored_events(writes)) or ()
+            previous_hashes = [self.predecessor(cursor, write)() for write in writes]
+            positions = self.recorder._insert_events(cursor, stored_events(writes, previous_hashes)) or ()
             self.write_secrets(cursor, secrets, forget)
         return Appended(previous, tuple(positions))
+
+    def put_audit_rows(self, rows: Sequence[AuditRow]) -> None:
+        # The index is derived: it need not survive a power failure, so it need not wait for the disk.
+        with self._leases.transaction(commit=True) as cursor:
+            for row in rows:
+                cursor.execute(PUT_AUDIT_ROW, msgspec.structs.astuple(row))
 
     def read(self, stream: str, after_version: int, limit: int | None) -> list[Recorded]:
         rows = self._read(
@@ -127,26 +137,21 @@ class SQLiteBackend(Tables[FileDatastore]):
         return [recorded(row, row["rowid"]) for row in rows]
 
     def read_all(self, after_position: int, limit: int) -> list[Recorded]:
-        found = self.recorder.select_notifications(after_position, limit, inclusive_of_start=False)
-        return [Recorded(one.id, str(one.originator_id), one.originator_version, one.state) for one in found]
+        rows = self._read(f"SELECT * FROM {EVENTS} WHERE rowid > ? ORDER BY rowid LIMIT ?", (after_position, limit))
+        return [recorded(row, row["rowid"]) for row in rows]
 
     def head(self) -> int:
         return self.recorder.max_notification_id() or 0
 
 
-def stored_events(writes: Sequence[StreamWrite]) -> list[StoredEvent]:
-    """The library's form of `writes`; the topic names the kind of stream."""
-    return [
-        StoredEvent(
-            originator_id=write.stream,
-            originator_version=write.expected_version + number,
-            topic=write.stream.partition(":")[0],
-            state=data,
-        )
-        for write in writes
-        for number, data in enumerate(write.events, 1)
-    ]
+def stored_events(writes: Sequence[StreamWrite], previous: Sequence[str]) -> list[StoredEvent]:
+    """The library's form of `writes`; the topic holds the hash of the predecessor, which `previous` begins with.
 
-
-def recorded(row: Any, position: int) -> Recorded:
-    return Recorded(position, row["originator_id"], row["originator_version"], bytes(row["state"]))
+    Events from before the chain have the kind of their stream there.
+    """
+    events: list[StoredEvent] = []
+    for write, last in zip(writes, previous, strict=True):
+        for version, data in enumerate(write.events, write.expected_version + 1):
+            events.append(StoredEvent(originator_id=write.stream, originator_version=version, topic=last, state=data))
+            last = link(last, write.stream, version, last, data)
+    return events

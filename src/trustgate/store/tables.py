@@ -13,8 +13,9 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
 
-from trustgate.store.errors import NewerStore, VersionConflict
-from trustgate.store.model import Head, Plane, Sealed, Snapshot, StreamWrite, SyncConnection
+from trustgate.store.chain import GENESIS, carried, link
+from trustgate.store.errors import DamagedLog, NewerStore, VersionConflict
+from trustgate.store.model import Head, Plane, Recorded, Sealed, Snapshot, StreamWrite, SyncConnection
 
 EVENTS = "tg_events"
 CHUNK = 500
@@ -35,7 +36,7 @@ class Dialect(msgspec.Struct, frozen=True):
         return statement.replace("?", self.placeholder)
 
 
-MIGRATIONS = ("0001_event_store",)
+MIGRATIONS = ("0001_event_store", "0002_audit")
 """What this code has made of the tables, in order. A later change of a table is a new entry with its statements."""
 
 LEDGER = "trustgate_py_migrations"
@@ -53,6 +54,22 @@ CREATE = (
     "CREATE TABLE IF NOT EXISTS tg_sync_connections (scope TEXT NOT NULL, instance_id TEXT NOT NULL,"
     " state TEXT NOT NULL, applied_version TEXT NOT NULL, first_seen {real} NOT NULL, last_seen {real} NOT NULL,"
     " PRIMARY KEY (scope, instance_id))",
+    # 0002_audit: the index of the audit trail and the states of long ago are derived from the log; checkpoints are not.
+    "CREATE TABLE IF NOT EXISTS tg_audit (position BIGINT PRIMARY KEY, gateway_id TEXT NOT NULL,"
+    " version BIGINT NOT NULL, tenant TEXT NOT NULL, at BIGINT NOT NULL, actor TEXT NOT NULL, event TEXT NOT NULL,"
+    " object_id TEXT NOT NULL, related_id TEXT NOT NULL)",
+    "CREATE INDEX IF NOT EXISTS tg_audit_gateway_idx ON tg_audit (gateway_id, position)",
+    "CREATE INDEX IF NOT EXISTS tg_audit_time_idx ON tg_audit (gateway_id, at, version)",
+    "CREATE INDEX IF NOT EXISTS tg_audit_tenant_idx ON tg_audit (tenant, position)",
+    "CREATE INDEX IF NOT EXISTS tg_audit_actor_idx ON tg_audit (actor, position)",
+    "CREATE INDEX IF NOT EXISTS tg_audit_event_idx ON tg_audit (event, position)",
+    "CREATE INDEX IF NOT EXISTS tg_audit_object_idx ON tg_audit (object_id, position)",
+    "CREATE INDEX IF NOT EXISTS tg_audit_related_idx ON tg_audit (related_id, position) WHERE related_id <> ''",
+    "CREATE INDEX IF NOT EXISTS tg_audit_at_idx ON tg_audit (at, position)",
+    "CREATE TABLE IF NOT EXISTS tg_checkpoints (number BIGINT PRIMARY KEY, position BIGINT NOT NULL,"
+    " statement {blob} NOT NULL, signature {blob} NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS tg_milestones (stream TEXT NOT NULL, version BIGINT NOT NULL,"
+    " schema_version INTEGER NOT NULL, state {blob} NOT NULL, PRIMARY KEY (stream, version))",
 )
 
 PUT_SECRET = (
@@ -114,6 +131,35 @@ class Tables(Generic[D]):
                 raise VersionConflict(write.stream, write.expected_version)
 
         return check
+
+    def predecessor(self, cursor: Any, write: StreamWrite) -> Callable[[], str]:
+        """Ask for the event that `write` follows; the result, called after `advance_stream`'s, is its hash."""
+        if write.expected_version == 0:
+            return lambda: GENESIS
+        at = (write.stream, write.expected_version)
+        one = f"SELECT topic, state FROM {EVENTS} WHERE originator_id = ? AND originator_version = ?"
+        cursor.execute(self.dialect.sql(one), at)
+
+        def its_hash() -> str:
+            row = cursor.fetchone()
+            if row is None:
+                raise DamagedLog(*at)
+            if previous := carried(row["topic"]):
+                return link(previous, *at, previous, bytes(row["state"]))
+            # From before the chain: the first append to such a stream pays for all of its past, once.
+            cursor.execute(
+                self.dialect.sql(
+                    f"SELECT originator_version AS version, topic, state FROM {EVENTS} WHERE originator_id = ?"
+                    " AND originator_version <= ? ORDER BY originator_version"
+                ),
+                at,
+            )
+            last = GENESIS
+            for row in cursor.fetchall():
+                last = link(last, write.stream, row["version"], carried(row["topic"]), bytes(row["state"]))
+            return last
+
+        return its_hash
 
     def write_secrets(self, cursor: Any, secrets: Sequence[Sealed], forget: Sequence[str]) -> None:
         for secret in secrets:
@@ -265,6 +311,12 @@ class Tables(Generic[D]):
             )
             for row in rows
         ]
+
+
+def recorded(row: Any, position: int) -> Recorded:
+    return Recorded(
+        position, row["originator_id"], row["originator_version"], bytes(row["state"]), carried(row["topic"])
+    )
 
 
 def chunks(items: Sequence[T]) -> Iterator[Sequence[T]]:

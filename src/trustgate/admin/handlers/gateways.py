@@ -23,8 +23,12 @@ async def list_all(call: Call) -> Answer:
     page = lists.read_page(call.query)
     field, descending = lists.read_sort(call.query, SORTS)
     wanted, slug = call.query.get("search").lower(), call.query.get("slug").lower()
-    states = await call.control.states()
-    gateways = [state.gateway for state in states.values() if state.gateway is not None]
+    if call.query.has("as_of"):
+        past = call.past()
+        gateways = await past.archive.gateways_at(past.moment(call.query.get("as_of")), call.identity.tenant)
+    else:
+        states = await call.control.states()
+        gateways = [state.gateway for state in states.values() if state.gateway is not None]
     matching = [
         gateway
         for gateway in gateways
@@ -37,7 +41,7 @@ async def list_all(call: Call) -> Answer:
 
 
 async def read(call: Call) -> Answer:
-    state = await _owned(call)
+    state = call.state or await _owned(call)
     return json_answer(call.render_gateway(_present(state)), 200, versioned(state))
 
 
