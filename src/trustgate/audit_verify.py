@@ -47,6 +47,7 @@ class Verifier:
     """Takes the lines of an export in order; `finish` when there are no more. Raises `Tampered`."""
 
     def __init__(self, key, gateways=(), known=None):
+        self.public = key.lower()
         self.key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(key))
         self.streams = {"gateway:" + gateway for gateway in gateways}  # empty: the export is of the whole log
         self.known = known
@@ -61,12 +62,14 @@ class Verifier:
         try:
             item = json.loads(text, object_pairs_hook=without_duplicates)
             kind = item["kind"]
+            if (kind == "key") != (number == 1):
+                raise Tampered("the first line, and no other, names the key")
             if kind == "event":
                 self.event(item)
             elif kind == "checkpoint":
                 self.seal(item)
-            elif kind != "key" or number != 1:
-                raise Tampered("unexpected kind of line")
+            elif item != {"kind": "key", "public_key": self.public}:
+                raise Tampered("the export is of another installation: it names another key")
         except Tampered as error:
             raise Tampered(f"line {number}: {error}") from None
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -101,6 +104,8 @@ class Verifier:
         data = item["statement"].encode()
         try:
             self.key.verify(bytes.fromhex(item["signature"]), data)
+            if item["signature"] != item["signature"].lower():
+                raise Tampered("the signature of the checkpoint is not as it was written")
         except InvalidSignature:
             raise Tampered("the signature of the checkpoint is not of the given key") from None
         statement = json.loads(data)

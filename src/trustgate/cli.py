@@ -12,6 +12,7 @@ from trustgate import __version__
 
 CONTEXT = {"help_option_names": ["-h", "--help"]}
 ALL_PLANES = ("admin", "proxy", "mcp")
+OBJECT_TYPES = ("gateway", "registry", "consumer", "auth", "policy", "role")
 PLANE_NAMES = ("proxy", "admin", "mcp", "run", "all")
 PLANE_SETS = {
     "proxy": frozenset({"proxy"}),
@@ -85,6 +86,152 @@ def migrate() -> None:
     from trustgate.commands.migrate import migrate as run_migrate
 
     sys.exit(run_migrate())
+
+
+@main.command()
+@click.option("--from-snapshots", is_flag=True, help="Only load the states as a plane does, and print their digests.")
+@click.option("--repair", is_flag=True, help="Throw away what differs from the log and derive it again.")
+@click.option("--json", "as_json", is_flag=True, help="Print all digests as JSON.")
+def replay(from_snapshots: bool, repair: bool, as_json: bool) -> None:
+    """Rebuild every state, snapshot and index from the log, and compare them byte for byte with those in use."""
+    from trustgate.commands.replay import replay as run_replay
+
+    sys.exit(run_replay(from_snapshots=from_snapshots, repair=repair, as_json=as_json))
+
+
+@main.group()
+def history() -> None:
+    """The past of gateways: who changed what, earlier states, and the way back.
+
+    GATEWAY is a slug or an id. Points in the past are versions or RFC 3339 times.
+    """
+
+
+@history.command(name="log")
+@click.argument("gateway", required=False)
+@click.option("--object", "object_id", default="", help="Only events about the object of this id.")
+@click.option("--object-type", type=click.Choice(OBJECT_TYPES), help="Only events about such objects.")
+@click.option("--actor", default="", help="Only events by this user.")
+@click.option("--since", default="", help="Only events from this RFC 3339 time on.")
+@click.option("--until", default="", help="Only events before this RFC 3339 time.")
+@click.option("--limit", default=20, show_default=True, help="How many events; 0 for all.")
+@click.option("--format", "format_", type=click.Choice(("table", "jsonl", "csv")), default="table", show_default=True)
+def history_log(
+    gateway: str | None,
+    object_id: str,
+    object_type: str | None,
+    actor: str,
+    since: str,
+    until: str,
+    limit: int,
+    format_: str,
+) -> None:
+    """List who changed what, newest first; of all gateways when none is named."""
+    from trustgate.commands.history import Asked, log
+
+    asked = Asked(
+        gateway=gateway,
+        object_id=object_id,
+        object_type=object_type or "",
+        actor=actor,
+        since=since,
+        until=until,
+        limit=max(0, limit),
+    )
+    sys.exit(log(asked, format_))
+
+
+@history.command(name="show")
+@click.argument("gateway")
+@click.option("--as-of", default="", help="Version or RFC 3339 time; now when left out.")
+@click.option("--json", "as_json", is_flag=True, help="Print the objects as JSON.")
+def history_show(gateway: str, as_of: str, as_json: bool) -> None:
+    """Print the objects of a gateway at a point in its past."""
+    from trustgate.commands.history import show
+
+    sys.exit(show(gateway, as_of, as_json=as_json))
+
+
+@history.command(name="diff")
+@click.argument("gateway")
+@click.argument("since", metavar="FROM")
+@click.argument("until", metavar="[TO]", default="")
+def history_diff(gateway: str, since: str, until: str) -> None:
+    """Print what changed between two points; TO is now when left out."""
+    from trustgate.commands.history import diff
+
+    sys.exit(diff(gateway, since, until))
+
+
+@history.command(name="revert")
+@click.argument("gateway")
+@click.argument("to")
+@click.option("--dry-run", is_flag=True, help="Only show what would change.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--reason", default="", help="Kept with the change.")
+@click.option("--restore-keys", is_flag=True, help="API keys that were rotated or deleted since work again.")
+def history_revert(gateway: str, to: str, dry_run: bool, yes: bool, reason: str, restore_keys: bool) -> None:
+    """Lead a gateway back to the state it had at TO, by new events."""
+    from trustgate.commands.history import revert
+
+    sys.exit(revert(gateway, to, dry_run=dry_run, yes=yes, reason=reason, restore_keys=restore_keys))
+
+
+@main.group()
+def audit() -> None:
+    """Evidence that the log was not changed: signed checkpoints, exports, and their verification."""
+
+
+@audit.command(name="export")
+@click.option("--gateway", "gateways", multiple=True, help="Only this gateway (slug or id); may be repeated.")
+@click.option("--output", "-o", default="-", help="File to write; stdout when left out.")
+@click.option("--no-checkpoint", is_flag=True, help="Do not make a checkpoint first: the newest events are not signed.")
+def audit_export(gateways: tuple[str, ...], output: str, no_checkpoint: bool) -> None:
+    """Write the log with its checkpoints, for `trustgate audit verify`."""
+    from trustgate.commands.audit import export
+
+    sys.exit(export(gateways, output, seal=not no_checkpoint))
+
+
+@audit.command(name="checkpoint")
+def audit_checkpoint() -> None:
+    """Make a signed checkpoint now."""
+    from trustgate.commands.audit import checkpoint
+
+    sys.exit(checkpoint())
+
+
+@audit.command(name="checkpoints")
+def audit_checkpoints() -> None:
+    """List the checkpoints."""
+    from trustgate.commands.audit import checkpoints
+
+    sys.exit(checkpoints())
+
+
+@audit.command(name="key")
+def audit_key() -> None:
+    """Print the public key that checkpoints are signed with. Keep it away from this installation."""
+    from trustgate.commands.audit import key
+
+    sys.exit(key())
+
+
+@audit.command(name="verify", context_settings={"ignore_unknown_options": True}, add_help_option=False)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def audit_verify(arguments: tuple[str, ...]) -> None:
+    """Verify an export, offline: EXPORT --key PUBLIC_KEY [--known ID] [--gateway ID]."""
+    from trustgate.commands.audit import verify
+
+    sys.exit(verify(arguments))
+
+
+@audit.command(name="verifier")
+def audit_verifier() -> None:
+    """Print the verifier, a script that needs nothing else of TrustGate."""
+    from trustgate.commands.audit import verifier_source
+
+    sys.exit(verifier_source())
 
 
 @main.command()

@@ -124,7 +124,7 @@ class AdminApp(QuartTrio):
             identity = self._authenticator.identify(headers.get("authorization"))
         body: bytes = await request.get_data(as_text=False) if method in WITH_BODY else b""
         query = Query(request.query_string)
-        past = Past(self._services, identity or NOBODY)
+        past = Past(self._services.archive, self._services.clock, (identity or NOBODY).tenant)
         as_of = read_as_of(operation, method, query)
         params, state = await admit(operation, method, found.params, identity or NOBODY, self._control, past, as_of)
         return await operation.handler(

@@ -133,7 +133,7 @@ class Call(msgspec.Struct, kw_only=True):
 
     def past(self) -> Past:
         """What the caller may ask about the past."""
-        return Past(self.services, self.identity)
+        return Past(self.services.archive, self.services.clock, self.identity.tenant)
 
     def trail(self) -> Trail:
         """Shows entries of the audit trail."""

@@ -8,20 +8,16 @@ change made until then led to.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
 import msgspec
 
+from trustgate.actors.archive import Archive
 from trustgate.admin.errors import audit_unavailable, before_creation, invalid_as_of, invalid_query
 from trustgate.admin.rendering import rfc3339
-from trustgate.admin.services import AdminServices
-from trustgate.admin.tokens import Identity
 from trustgate.domain.entities import GatewayState
 from trustgate.domain.errors import not_found
-
-if TYPE_CHECKING:
-    from trustgate.actors.archive import Archive
 
 # A plus sign in a query string that was not encoded arrives as a blank.
 RFC3339 = re.compile(r"\d{4}-\d{2}-\d{2}[Tt]\d{2}:\d{2}:\d{2}(\.\d{1,9})?([Zz]|[-+ ]\d{2}:\d{2})")
@@ -50,27 +46,28 @@ def read_point(text: str, name: str) -> Point:
 
 
 class Past(msgspec.Struct, frozen=True):
-    """Questions of one caller about the past of gateways."""
+    """Questions of one caller about the past of gateways. `tenant` None: of all."""
 
-    services: AdminServices
-    identity: Identity
+    source: Archive | None
+    clock: Callable[[], datetime]
+    tenant: str | None = None
 
     @property
     def archive(self) -> Archive:
-        if self.services.archive is None:
+        if self.source is None:
             raise audit_unavailable()
-        return self.services.archive
+        return self.source
 
     async def check_owner(self, gateway_id: str) -> None:
         """404 unless the gateway is, or was until it was deleted, the caller's."""
         owner = await self.archive.owner(gateway_id)
-        if owner is None or (self.identity.tenant is not None and owner != self.identity.tenant):
+        if owner is None or (self.tenant is not None and owner != self.tenant):
             raise not_found()
 
     async def version(self, gateway_id: str, point: Point, name: str) -> int:
         """The version that a point means. Refuses what is in the future, and what is before the gateway's creation."""
         if isinstance(point, datetime):
-            if point > self.services.clock():
+            if point > self.clock():
                 raise invalid_as_of(f"{name} is in the future")
             version = await self.archive.version_at(gateway_id, point)
         else:
@@ -92,6 +89,6 @@ class Past(msgspec.Struct, frozen=True):
     def moment(self, text: str) -> datetime:
         """A time that is not in the future, for lists across gateways."""
         moment = read_time(text, "as_of")
-        if moment > self.services.clock():
+        if moment > self.clock():
             raise invalid_as_of("as_of is in the future")
         return moment

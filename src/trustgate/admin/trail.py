@@ -100,7 +100,7 @@ class Trail:
         """The objects that differ between two states of a gateway, the gateway itself first."""
         found: list[answers.ObjectChange] = []
         for kind in audit.KINDS:
-            old, new = _objects(before, kind), _objects(after, kind)
+            old, new = objects(before, kind), objects(after, kind)
             for id_ in sorted(old.keys() | new.keys()):
                 left, right = old.get(id_), new.get(id_)
                 if left == right:
@@ -134,7 +134,8 @@ def _cell(value: Any) -> Any:
     return "'" + value if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
 
 
-def _objects(state: GatewayState, kind: str) -> dict[str, audit.Entity]:
+def objects(state: GatewayState, kind: str) -> dict[str, audit.Entity]:
+    """The objects of one kind by id."""
     if kind == "gateway":
         return {} if state.gateway is None else {state.gateway.id: state.gateway}
     return getattr(state, audit.COLLECTION_OF[kind])

@@ -183,6 +183,11 @@ class AuditTables(Tables[D]):
             else None
         )
 
+    def drop_states(self, stream: str) -> None:
+        with self.datastore.transaction(commit=True) as cursor:
+            for table in ("tg_snapshots", "tg_milestones"):
+                cursor.execute(self.dialect.sql(f"DELETE FROM {table} WHERE stream = ?"), (stream,))
+
     def milestones(self, schema: int) -> list[tuple[str, int]]:
         rows = self._read("SELECT stream, version FROM tg_milestones WHERE schema_version = ?", (schema,))
         return [(row["stream"], row["version"]) for row in rows]

@@ -81,6 +81,10 @@ class AuditLog:
         """The newest kept state of a stream at or before `version`, in that encoding."""
         return await self._ask(self._backend.milestone, stream, version, schema)
 
+    async def drop_states(self, stream: str) -> None:
+        """Delete the snapshot and the milestones of a stream; they are derived from the log."""
+        await self._run(self._backend.drop_states, stream)
+
     async def milestones(self, schema: int) -> list[tuple[str, int]]:
         """Stream and version of every kept state in that encoding."""
         return await self._ask(self._backend.milestones, schema)

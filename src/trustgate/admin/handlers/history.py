@@ -9,26 +9,22 @@ from __future__ import annotations
 import base64
 import binascii
 
-import msgspec
-
 from trustgate.actors.archive import microseconds
 from trustgate.actors.notary import Notary, checkpoint_id
+from trustgate.actors.revert import revert as lead_back
 from trustgate.admin import answers, lists, rendering, trail
 from trustgate.admin.errors import audit_unavailable, forbidden, invalid_query, nothing_to_revert_to
 from trustgate.admin.exchange import Answer, Call, applied, json_answer, versioned
 from trustgate.admin.ids import parse_uuid
 from trustgate.admin.past import read_point, read_time
-from trustgate.domain import audit, commands, inputs
-from trustgate.domain.decide_revert import missing, settled
+from trustgate.domain import audit, inputs
 from trustgate.domain.entities import GatewayState
-from trustgate.domain.errors import DomainError, not_found
 from trustgate.domain.events import KINDS
 from trustgate.store import AuditFilter, Checkpoint
 
 EXPORT_SIZE = 10_000
 PAGE = 200
 FORMATS = ("json", "jsonl", "csv")
-ATTEMPTS = 5
 
 
 async def audit_of_gateway(call: Call) -> Answer:
@@ -183,32 +179,14 @@ async def revert(call: Call) -> Answer:
     then = await past.archive.state_at(gateway_id, version)
     if then.gateway is None:
         raise nothing_to_revert_to(version)
-    meta = call.meta()
-    for attempt in range(ATTEMPTS):
-        now = await call.control.state(gateway_id)
-        if now is None:
-            raise not_found()
-        # What the vault holds is only known to hold for this version, so the command is made for it alone.
-        expected = meta.expected_versions or (now.version,)
-        command = commands.RevertGateway(
-            msgspec.structs.replace(meta, expected_versions=expected),
-            gateway_id,
-            version,
-            then,
-            await past.archive.held(missing(then, now)),
-            bool(body.restore_keys),
-        )
-        try:
-            executed = await (call.control.preview(command) if body.dry_run else call.execute(command))
-        except DomainError as error:
-            if error.status == 412 and meta.expected_versions is None and attempt + 1 < ATTEMPTS:
-                continue
-            raise
-        _, gone = settled(then, now, command.held, restore_keys=command.restore_keys)
-        answer = _reverted(call, executed.before, executed.after, version, bool(body.dry_run))
-        answer.secrets_gone = [answers.GoneSecret(it.kind, it.id, it.path, it.fingerprint, it.kept) for it in gone]
-        return json_answer(answer, 200, versioned(executed.before) if body.dry_run else applied(executed))
-    raise AssertionError("the last attempt returns or raises")
+    carry_out = call.control.preview if body.dry_run else call.execute
+    restore = bool(body.restore_keys)
+    executed, gone = await lead_back(
+        call.control, past.archive, carry_out, call.meta(), gateway_id, then, restore_keys=restore
+    )
+    answer = _reverted(call, executed.before, executed.after, version, bool(body.dry_run))
+    answer.secrets_gone = [answers.GoneSecret(it.kind, it.id, it.path, it.fingerprint, it.kept) for it in gone]
+    return json_answer(answer, 200, versioned(executed.before) if body.dry_run else applied(executed))
 
 
 def _reverted(call: Call, before: GatewayState, after: GatewayState, to: int, dry_run: bool) -> answers.Reverted:
