@@ -21,6 +21,7 @@ from trustgate.telemetry.sanitize import body_text, header_map, redact
 SCHEMA_VERSION = 3
 FLAGGED = frozenset({"block", "blocked", "report", "reported", "throttle"})
 TIMEOUTS = frozenset({408, 504})
+ZEROS = "0." + "0" * 324  # as many as the smallest double needs
 
 Json = dict[str, Any]
 Headers = Sequence[tuple[bytes, bytes]]
@@ -278,11 +279,10 @@ class Facts(Struct, kw_only=True):
 
 def build(facts: Facts) -> Event:
     """The record without bodies, secrets redacted."""
-    attempts, policies, mcp = facts.attempts, facts.policies, facts.mcp
+    attempts, policies, mcp, usage = facts.attempts, facts.policies, facts.mcp, facts.usage
     last = attempts[-1] if attempts else None
     code = mcp.upstream_status if mcp is not None and mcp.upstream_status else facts.status
-    flagged = [policy for policy in policies if policy.flagged] if policies else ()
-    usage = facts.usage
+    flagged = [policy for policy in policies if policy.flagged] if policies else []
     occurred_on = int(facts.started_unix * 1000)
     return Event(
         schema_version=SCHEMA_VERSION,
@@ -299,7 +299,7 @@ def build(facts: Facts) -> Event:
         ip=facts.ip,
         status=Status(code, code in TIMEOUTS, last.outcome if last is not None else "", facts.reason),
         is_flagged=bool(flagged),
-        security=list(dict.fromkeys(policy.score_label for policy in flagged if policy.score_label)),
+        security=labels(flagged) if flagged else [],
         request=Request(
             method=facts.method,
             path=facts.path,
@@ -326,14 +326,19 @@ def build(facts: Facts) -> Event:
         usage=usage,
         cost=cost_part(*facts.cost) if facts.cost is not None else None,
         latency=latency(facts),
-        attempts=[attempt_entry(attempt) for attempt in attempts] if facts.show_attempts else [],
-        policy_chain=[policy_entry(policy) for policy in policies] if facts.show_policies else [],
+        attempts=[attempt_entry(attempt) for attempt in attempts] if attempts and facts.show_attempts else [],
+        policy_chain=[policy_entry(policy) for policy in policies] if policies and facts.show_policies else [],
         mcp=mcp,
         config_version=facts.config_version,
-        reservations=[reservation_entry(held) for held in facts.reservations],
-        untranslated=list(facts.untranslated),
+        reservations=[reservation_entry(held) for held in facts.reservations] if facts.reservations else [],
+        untranslated=list(facts.untranslated) if facts.untranslated else [],
         aborted=facts.aborted,
     )
+
+
+def labels(flagged: Sequence[Mark]) -> list[str]:
+    """The distinct score labels, in order."""
+    return list(dict.fromkeys(policy.score_label for policy in flagged if policy.score_label))
 
 
 _second: tuple[int, str] = (-1, "")  # the last second spelled: records come many to a second
@@ -353,7 +358,9 @@ def latency(facts: Facts) -> Latency:
     """Spec 06 §9.3: late policies do not count as the gateway's time, since the client has its answer by then."""
     provider = facts.provider_ms
     if provider is None:
-        provider = sum(attempt.latency_ms for attempt in facts.attempts)
+        provider = 0
+        for attempt in facts.attempts:
+            provider += attempt.latency_ms
     if not facts.policies:
         return Latency(facts.total_ms, provider, 0, max(0, facts.total_ms - provider))
     policies = sum(policy.latency_ms for policy in facts.policies)
@@ -369,8 +376,11 @@ def cost_part(prompt: float, completion: float) -> Cost:
 def number(value: float) -> Raw:
     """A JSON number without an exponent, as short as `repr` has it."""
     text = repr(value)
-    if "e" in text:
-        text = f"{value:.20f}".rstrip("0").rstrip(".") or "0"
+    if 0.0 < value < 1e-4:  # `repr` has an exponent: 1.5e-07
+        end = text.index("e")
+        text = ZEROS[: 1 + int(text[end + 2 :])] + text[0] + text[2:end]
+    elif value >= 1e16:
+        text = f"{value:.1f}"
     return Raw(text.encode())
 
 

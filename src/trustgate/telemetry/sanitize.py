@@ -10,7 +10,8 @@ import msgspec
 REDACTED = "[REDACTED]"
 CAP_BYTES = 1024 * 1024
 CUT = "...[truncated]"
-MAX_KNOWN = 1024
+MAX_KNOWN = 4096
+MAX_KEPT_HEADER = 256
 MAX_KEY = 64
 HEADERS = frozenset(
     [
@@ -69,39 +70,49 @@ def canonical(name: str) -> str:
     return "-".join(part[:1].upper() + part[1:].lower() for part in name.split("-"))
 
 
-_known: dict[bytes, tuple[str, str]] = {}
-"""Canonical names, and lower-case ones of secrets (else empty), by name as received. Clients choose names: bounded."""
+_shown: dict[tuple[bytes, bytes], tuple[str, list[str]]] = {}
+"""Headers as they are shown, by name and value: most of a client's repeat. Clients choose them, so it is bounded, and
+secrets are not kept. The lists are shared and never changed."""
 
 
 def header_map(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, list[str]]:
     """Headers by canonical name, secrets redacted."""
     found: dict[str, list[str]] = {}
-    for raw_name, raw_value in headers:
-        shown, secret = _known.get(raw_name) or known_header(raw_name)
-        value = raw_value.decode("utf-8", "replace")
-        if secret:
-            value = redacted_header(secret, value)
-        if shown in found:
-            found[shown].append(value)
-        else:
-            found[shown] = [value]
+    known = _shown.get
+    for pair in headers:
+        name, values = known(pair) or shown_header(pair)
+        found[name] = found[name] + values if name in found else values
     return found
 
 
-def known_header(raw_name: bytes) -> tuple[str, str]:
-    name = raw_name.decode("latin-1").lower()
-    if len(_known) >= MAX_KNOWN:
-        _known.clear()
-    secret = name in HEADERS or name.endswith("-api-key")
-    found = _known[raw_name] = (canonical(name), name if secret else "")
-    return found
+_hidden: dict[bytes, tuple[str, list[str]]] = {}
+"""The same of secrets that are hidden whatever they hold, by name."""
 
 
-def redacted_header(name: str, value: str) -> str:
+def shown_header(pair: tuple[bytes, bytes]) -> tuple[str, list[str]]:
+    hidden = _hidden.get(pair[0])
+    if hidden is not None:
+        return hidden
+    name, value = pair[0].decode("latin-1").lower(), pair[1].decode("utf-8", "replace")
+    if name in SCHEMED:
+        return canonical(name), [redacted_header(value)]
+    if name in HEADERS or name.endswith("-api-key"):
+        hidden = canonical(name), [REDACTED]
+        if len(_hidden) < MAX_KNOWN and len(pair[0]) <= MAX_KEPT_HEADER:
+            _hidden[pair[0]] = hidden
+        return hidden
+    shown = canonical(name), [value]
+    if len(pair[0]) + len(pair[1]) <= MAX_KEPT_HEADER:
+        if len(_shown) >= MAX_KNOWN:
+            _shown.clear()
+        _shown[pair] = shown
+    return shown
+
+
+def redacted_header(value: str) -> str:
+    """Of a header that has a scheme, the scheme."""
     scheme = value.split(" ", 1)[0].lower()
-    if name in SCHEMED and scheme in ("bearer", "basic"):
-        return f"{scheme.capitalize()} {REDACTED}"
-    return REDACTED
+    return f"{scheme.capitalize()} {REDACTED}" if scheme in ("bearer", "basic") else REDACTED
 
 
 def is_secret_key(key: str) -> bool:
