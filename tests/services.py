@@ -184,27 +184,42 @@ def redis_answers(port: int) -> bool:
 
 
 class KafkaBroker:
-    """A private one-node Kafka broker (KRaft) that keeps its data and address over `kill` and `start`."""
+    """A private one-node Kafka broker (KRaft) that keeps its data and address over `kill` and `start`.
 
-    def __init__(self, home: pathlib.Path) -> None:
+    `secure` is the address of a second listener (SASL_SSL, PLAIN) with that private key and certificate in one PEM
+    text; it knows the user `trustgate` with the password `sensitive-broker`.
+    """
+
+    def __init__(self, home: pathlib.Path, tls: str = "") -> None:
         java = binary("java", "/usr/lib/jvm/*/bin/java")
         jars = pathlib.Path(os.environ.get("TEST_KAFKA_JARS", str(ROOT / ".services/kafka")))
         if not jars.is_dir():
             raise Unavailable(f"no Kafka broker in {jars}: run ops/services/install.sh")
-        port, controller = free_port(), free_port()
-        self.bootstrap = f"127.0.0.1:{port}"
+        port, controller, secure = free_port(), free_port(), free_port()
+        self.bootstrap, self.secure = f"127.0.0.1:{port}", f"127.0.0.1:{secure}"
         self._home, self._port = home, port
         self._properties = home / "server.properties"
+        where = f"SECURE://{self.secure}"
         self._properties.write_text(
             f"process.roles=broker,controller\nnode.id=1\ncontroller.quorum.voters=1@127.0.0.1:{controller}\n"
-            f"listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\n"
-            f"advertised.listeners=PLAINTEXT://127.0.0.1:{port}\ncontroller.listener.names=CONTROLLER\n"
-            "listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT\n"
+            f"listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}{',' + where if tls else ''}\n"
+            f"advertised.listeners=PLAINTEXT://127.0.0.1:{port}{',' + where if tls else ''}\n"
+            "controller.listener.names=CONTROLLER\n"
+            "listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SECURE:SASL_SSL\n"
             f"log.dirs={home / 'data'}\noffsets.topic.replication.factor=1\noffsets.topic.num.partitions=1\n"
             "transaction.state.log.replication.factor=1\ntransaction.state.log.min.isr=1\n"
             "group.initial.rebalance.delay.ms=0\nshare.coordinator.state.topic.replication.factor=1\n"
             "share.coordinator.state.topic.min.isr=1\n"
         )
+        if tls:
+            (home / "tls.pem").write_text(tls)
+            with self._properties.open("a") as properties:
+                properties.write(
+                    "sasl.enabled.mechanisms=PLAIN\nlistener.name.secure.plain.sasl.jaas.config="
+                    "org.apache.kafka.common.security.plain.PlainLoginModule required "
+                    'user_trustgate="sensitive-broker";\n'
+                    f"ssl.keystore.type=PEM\nssl.keystore.location={home / 'tls.pem'}\n"
+                )
         self._base = [java, "-Xmx512m", "-Xms128m", "-XX:TieredStopAtLevel=1", "-cp", f"{jars}/*"]
         self._running: contextlib.ExitStack | None = None
         self._process: subprocess.Popen[bytes] | None = None
@@ -236,10 +251,10 @@ class KafkaBroker:
 
 
 @contextlib.contextmanager
-def kafka_broker() -> Iterator[KafkaBroker]:
+def kafka_broker(tls: str = "") -> Iterator[KafkaBroker]:
     """A running broker. Raises Unavailable."""
     with folder() as home:
-        broker = KafkaBroker(home)
+        broker = KafkaBroker(home, tls)
         broker.start()
         try:
             yield broker
@@ -318,11 +333,11 @@ def kafka_bootstrap() -> Iterator[str]:
 
 
 @pytest.fixture
-def broker() -> Iterator[KafkaBroker]:
-    """A Kafka broker that this test may kill and start again."""
+def broker(request: pytest.FixtureRequest) -> Iterator[KafkaBroker]:
+    """A Kafka broker that this test may kill and start again; parametrized, it has a secure listener with that PEM."""
     with contextlib.ExitStack() as stack:
         try:
-            found = stack.enter_context(kafka_broker())
+            found = stack.enter_context(kafka_broker(getattr(request, "param", "")))
         except Unavailable as error:
             absent(str(error))
         yield found

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import datetime
+import ipaddress
 import uuid
 from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from trustgate.policies.model import Mark, Reservation
 from trustgate.proxy.exchange import Attempt
@@ -95,3 +101,26 @@ def metadata(**given: Any) -> Metadata:
 def raw(**given: Any) -> Bodies:
     found = facts(**given)
     return Bodies(raw_view(build(found), *bodies(found)))
+
+
+def certificate() -> tuple[bytes, bytes]:
+    """A private key and a self-signed certificate for 127.0.0.1, both PEM."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "receiver.test")])
+    now = datetime.datetime.now(datetime.UTC)
+    names = [x509.DNSName("receiver.test"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    return private, made.public_bytes(serialization.Encoding.PEM)

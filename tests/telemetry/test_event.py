@@ -191,7 +191,15 @@ def test_credentials_in_extras_are_redacted_and_evidence_stays_inside() -> None:
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(1.5e-7, "0.00000015"), (0.0, "0.0"), (1e-21, "0.000000000000000000001"), (12.5, "12.5"), (1e22, "1" + "0" * 22 + ".0"), (1.25e-7, "0.000000125"), (3.3e-5, "0.000033")],
+    [
+        (1.5e-7, "0.00000015"),
+        (0.0, "0.0"),
+        (1e-21, "0.000000000000000000001"),
+        (12.5, "12.5"),
+        (1e22, "1" + "0" * 22 + ".0"),
+        (1.25e-7, "0.000000125"),
+        (3.3e-5, "0.000033"),
+    ],
 )
 def test_costs_have_no_exponent(value: float, text: str) -> None:
     assert bytes(number(value)).decode() == text

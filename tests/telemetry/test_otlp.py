@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import datetime
-import ipaddress
 import json
 import pathlib
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.telemetry.receivers import Received, attributes, grpc_receiver, http_receiver
-from tests.telemetry.records import attempt, full_facts, mark, metadata, raw
+from tests.telemetry.records import attempt, certificate, full_facts, mark, metadata, raw
 from trustgate.telemetry.event import Mcp, build, encode, metadata_view
 from trustgate.telemetry.exporter_config import ExporterConfig
 from trustgate.telemetry.exporters import TYPES, Environment, otlp_target
@@ -202,28 +197,6 @@ def test_a_tenants_exporter_stays_outside_the_fence(receiver: Received) -> None:
     assert not receiver.logs
     publish(receiver, [metadata()], confined=True, fence=Fence(("127.0.0.0/8",)))
     assert len(receiver.logs) == 1
-
-
-def certificate() -> tuple[bytes, bytes]:
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "collector.test")])
-    now = datetime.datetime.now(datetime.UTC)
-    names = [x509.DNSName("collector.test"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    return private, made.public_bytes(serialization.Encoding.PEM)
 
 
 def test_tls_to_a_grpc_collector_with_its_authority_or_without_verification(tmp_path: pathlib.Path) -> None:

@@ -32,6 +32,22 @@ Json = dict[str, Any]
 log = structlog.get_logger("trustgate.telemetry")
 
 
+class _Complaints(logging.Handler):
+    """What aiokafka logs of connections: kept out of the log, where the outlet tells of each failure once, but it alone
+    says why a broker could not be used."""
+
+    last = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno >= logging.ERROR:
+            self.last = record.getMessage()
+
+
+_complaints = _Complaints()
+logging.getLogger("aiokafka").addHandler(_complaints)
+logging.getLogger("aiokafka").propagate = False
+
+
 def partition_of(key: bytes, partitions: int) -> int:
     """CRC-32 of the key: what librdkafka calls the `consistent` partitioner."""
     return zlib.crc32(key) % partitions
@@ -88,15 +104,15 @@ class KafkaSink:
     """`brokers` and `topic` are there; `sasl` with a password in clear. Raises what the client raises."""
 
     def __init__(self, settings: Json, fence: Fence | None) -> None:
-        logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # every reconnect is a line; the outlet tells of it
+        _complaints.last = ""
         self._topic: str = settings["topic"]
         self._member: str = settings.get("partition_key") or "trace_id"
         self._loop = asyncio.SelectorEventLoop() if fence is None else FencedLoop(fence)
         try:
             self._producer = self._loop.run_until_complete(self._start(settings))
-        except BaseException:
+        except Exception as error:
             self._loop.close()
-            raise
+            raise ConnectionError(f"{error}: {_complaints.last}" if _complaints.last else str(error)) from error
 
     async def _start(self, settings: Json) -> Any:
         from aiokafka import AIOKafkaProducer  # loaded when an exporter is used
