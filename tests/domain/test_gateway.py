@@ -82,6 +82,12 @@ def test_unset_members_of_telemetry_are_kept_as_null_and_false():
     }
 
 
+@pytest.mark.parametrize("sent", [True, False])
+def test_capture_bodies_is_kept_where_it_was_sent(sent: bool):
+    telemetry = World().gateway(telemetry={"capture_bodies": sent}).telemetry
+    assert telemetry is not None and telemetry["capture_bodies"] is sent
+
+
 def test_a_blank_slug_takes_the_first_free_candidate():
     world = World()
     world.gateway(slug="taken")

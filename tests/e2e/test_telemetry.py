@@ -322,6 +322,18 @@ def test_bodies_are_in_the_raw_store_and_nowhere_else(demo: Demo, records: Recor
     assert TEXT in eventually(lambda: raw_row(postgres_dsn, plain.trace))[1]
 
 
+def test_a_gateway_can_keep_its_bodies_inside(
+    running: Installation, upstream: FaultyUpstream, demo: Demo, postgres_dsn: str
+) -> None:
+    private = demo_of(running, upstream, "ok")
+    shown = running.call("PUT", private.base, {"telemetry": {"capture_bodies": False}})
+    assert shown["telemetry"]["capture_bodies"] is False
+    kept = ask(private).trace
+    other = ask(demo).trace
+    eventually(lambda: raw_row(postgres_dsn, other))
+    assert raw_row(postgres_dsn, kept) is None
+
+
 def raw_row(dsn: str, trace_id: str) -> Any:
     with psycopg.connect(dsn) as connection:
         if connection.execute("SELECT to_regclass('trustgate_data')").fetchone() == (None,):

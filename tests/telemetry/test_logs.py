@@ -12,6 +12,7 @@ import structlog
 
 from trustgate.telemetry.logs import Logging, access_log, configure, threshold, timestamp
 from trustgate.telemetry.redaction import redact
+from trustgate.wire.ids import current_trace
 
 REDACTIONS = [
     ("Bearer abc.def", "Bearer [REDACTED]"),
@@ -180,6 +181,24 @@ def test_the_access_log_of_the_latest_set_up_is_found_from_anywhere() -> None:
     assert access_log() is logs.access
     access_log().record(status=200, method="GET", path="/", duration_ns=1, request_id="", ip="127.0.0.1", bytes_out=0)
     assert len(console.lines()) == 1
+
+
+def test_the_access_log_can_be_switched_off() -> None:
+    console = Console()
+    logging_ = configure("INFO", "json", console=console, access=False)
+    assert not logging_.access.enabled
+    structlog.get_logger().info("still here")
+    assert [entry["msg"] for entry in console.entries()] == ["still here"]
+
+
+def test_lines_of_a_request_name_its_trace_whoever_writes_them() -> None:
+    console, _ = started()
+    token = current_trace.set("t-1")
+    structlog.get_logger().info("ours")
+    logging.getLogger("library").warning("theirs")
+    current_trace.reset(token)
+    structlog.get_logger().info("after")
+    assert [entry.get("trace_id") for entry in console.entries()] == ["t-1", "t-1", None]
 
 
 def test_a_timestamp_is_now_with_microseconds_and_a_zone() -> None:

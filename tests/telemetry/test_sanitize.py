@@ -54,6 +54,35 @@ def test_other_content_types_are_verbatim_and_bounded() -> None:
     assert body_text(b"x" * (CAP_BYTES + 5), "text/plain").endswith("x...[truncated]")
 
 
+FORM = b"""--xyz\r
+Content-Disposition: form-data; name="note"\r
+\r
+my secret\r
+--xyz\r
+Content-Disposition: form-data; name="upload"; filename="a.pdf"\r
+Content-Type: application/pdf\r
+\r
+%PDF\r
+--xyz--\r
+"""
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "shown"),
+    [
+        (
+            FORM,
+            "multipart/form-data; boundary=xyz",
+            '{"note":"[REDACTED]","upload":{"_type":"file","filename":"a.pdf"}}',
+        ),
+        (b"nothing", "multipart/form-data; boundary=xyz", '{"_multipart":true}'),
+        (b"nothing", "multipart/form-data", '{"_multipart":true}'),
+    ],
+)
+def test_forms_tell_their_fields_and_files_only(body: bytes, content_type: str, shown: str) -> None:
+    assert body_text(body, content_type) == shown
+
+
 @pytest.mark.parametrize(
     "document",
     [

@@ -40,6 +40,7 @@ class Telemetry(msgspec.Struct, kw_only=True):
     enable_plugin_traces: bool = False
     enable_request_traces: bool = False
     header_mapping: dict[str, str] | None = None
+    capture_bodies: bool | msgspec.UnsetType = msgspec.UNSET
 
 
 class SessionConfig(msgspec.Struct, omit_defaults=True):

@@ -94,6 +94,8 @@ class Exporters:
         telemetry = view.identity.entity.telemetry
         own = gateway_exporters(secrets.replace(telemetry, lambda ref: view.reveal(ref[secrets.REF])))
         routing = self._routing_of(merge(self._defaults, own)) if own else self._default
+        if telemetry is not None and telemetry.get("capture_bodies") is False:
+            routing = Routing(metadata=routing.metadata)
         self._routings[view.id] = (telemetry, routing)
         return routing
 

@@ -219,7 +219,7 @@ def check_instances(draft: Draft, entitlements: Entitlements, count: int) -> Non
 
 
 def store_telemetry(draft: Draft, gateway_id: str, sent: TelemetryIn | None, stored: Json | None) -> Json | None:
-    """Telemetry as kept: all five members, unset ones as null or false."""
+    """Telemetry as kept: five members, unset ones as null or false, and `capture_bodies` where it was sent."""
     if sent is None:
         return stored
     kept: dict[str, Any] = {entry["name"]: entry for entry in (stored or {}).get("exporters") or ()}
@@ -232,7 +232,8 @@ def store_telemetry(draft: Draft, gateway_id: str, sent: TelemetryIn | None, sto
                 raise invalid(f"duplicate telemetry exporter {quoted(name)}")
             names.add(name)
             exporters.append(store_exporter(draft, gateway_id, index, item or ExporterIn(), kept.get(name)))
-    return {
+    bodies = {} if sent.capture_bodies is None else {"capture_bodies": sent.capture_bodies}
+    return bodies | {
         "exporters": exporters,
         "extra_params": None if sent.extra_params is None else string_map(sent.extra_params),
         "enable_plugin_traces": bool(sent.enable_plugin_traces),

@@ -46,6 +46,7 @@ class TelemetryIn(msgspec.Struct, frozen=True, kw_only=True):
     enable_plugin_traces: bool | None = None
     enable_request_traces: bool | None = None
     header_mapping: StringMap | None = None
+    capture_bodies: bool | None = None
 
 
 class GatewayCreate(msgspec.Struct, frozen=True, kw_only=True):
