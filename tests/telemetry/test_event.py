@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 import jsonschema
@@ -22,7 +23,7 @@ from trustgate.telemetry.event import (
     number,
     raw_view,
 )
-from trustgate.telemetry.reference import kind, schema
+from trustgate.telemetry.reference import kind, schema, table
 
 VALIDATOR = jsonschema.Draft202012Validator(schema(), format_checker=jsonschema.FormatChecker())
 
@@ -246,3 +247,8 @@ def test_the_logical_status_of_a_call_overrides_the_http_one(logical: int, code:
 
 def test_extras_that_json_does_not_know_are_written_as_text() -> None:
     assert record(facts(policies=[mark(extras={"at": complex(1, 2)})]))["policy_chain"][0]["extras"] == {"at": "(1+2j)"}
+
+
+def test_the_documented_table_is_the_schemas() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "telemetry.md").read_text(encoding="utf-8")
+    assert table() in page

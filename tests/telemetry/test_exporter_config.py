@@ -6,6 +6,7 @@ import pathlib
 from typing import Any
 
 import pytest
+import yaml
 
 from trustgate.telemetry.exporter_config import (
     ExporterConfig,
@@ -15,6 +16,7 @@ from trustgate.telemetry.exporter_config import (
     merge,
 )
 from trustgate.telemetry.exporter_settings import validate_exporter
+from trustgate.telemetry.exporters import Environment, otlp_target
 from trustgate.telemetry.networks import Fence
 
 ENVIRON = {"OTEL_EXPORTER_OTLP_ENDPOINT": "collector:4318"}
@@ -202,3 +204,24 @@ FENCES = [
 def test_where_tenants_may_connect_to(address: str, public: bool, development: bool, ten: bool) -> None:
     fences = (Fence(), Fence(private=True), Fence(("10.0.0.0/8",)))
     assert [fence.allows(address) for fence in fences] == [public, development, ten]
+
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    ("overlay", "service", "types"), [("otel", "proxy", ["otlp", "otlp"]), ("observability", "proxy", ["kafka"])]
+)
+def test_the_compose_overlays_name_exporters_that_can_be_used(overlay: str, service: str, types: list[str]) -> None:
+    document = yaml.safe_load((ROOT / "ops" / f"docker-compose.{overlay}.yaml").read_text())
+    given = document["services"][service]["environment"]
+    found = load_defaults(
+        "", given["TELEMETRY_EXPORTERS_METADATA"], given.get("TELEMETRY_EXPORTERS_RAW", ""), "trustgate.requests", given
+    )
+    assert [config.type for config in found] == types
+    endpoint = given.get("OTEL_EXPORTER_OTLP_ENDPOINT")
+    if endpoint:
+        target = otlp_target(found[0].settings, Environment(otlp_endpoint=endpoint, otlp_insecure=True))
+        assert (target.protocol, target.url) == ("http/protobuf", "http://otel-collector:4318")
+        collector = yaml.safe_load((ROOT / "ops" / "otel-collector.yaml").read_text())
+        assert collector["service"]["pipelines"]["logs"] == {"receivers": ["otlp"], "exporters": ["debug"]}
