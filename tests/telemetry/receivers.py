@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import gzip
 import http.server
+import ssl
 import threading
 from collections.abc import Iterator, Mapping
 from concurrent import futures
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -97,7 +99,8 @@ def grpc_receiver(tls: tuple[bytes, bytes] | None = None) -> Iterator[Received]:
 
 
 @contextlib.contextmanager
-def http_receiver() -> Iterator[Received]:
+def http_receiver(tls: Path | None = None) -> Iterator[Received]:
+    """`tls`: a file with private key and certificate, PEM."""
     received = Received()
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -133,9 +136,13 @@ def http_receiver() -> Iterator[Received]:
             return
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    if tls is not None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(tls)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
-    received.endpoint = f"http://127.0.0.1:{server.server_port}"
+    received.endpoint = f"http{'s' if tls else ''}://127.0.0.1:{server.server_port}"
     try:
         yield received
     finally:

@@ -199,11 +199,42 @@ def test_a_tenants_exporter_stays_outside_the_fence(receiver: Received) -> None:
     assert len(receiver.logs) == 1
 
 
+@pytest.mark.parametrize("named", [True, False])
+def test_the_installations_credentials_go_to_its_own_collector_only(
+    receiver: Received, named: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "x-token=ours")
+    settings = {"protocol": protocol(receiver), "insecure": True} | ({"endpoint": receiver.endpoint} if named else {})
+    config = ExporterConfig(name="o", type="otlp", raw=False, settings=settings, confined=True)
+    environment = Environment(
+        otlp_endpoint=receiver.endpoint,
+        otlp_headers={"x-token": "ours"},
+        fence=Fence(("127.0.0.0/8",)) if named else Fence(),
+    )
+    sink = TYPES["otlp"].open(config, environment)
+    sink.publish([metadata()])
+    sink.close()
+    assert receiver.headers[0].get("x-token") == (None if named else "ours")
+
+
 def test_tls_to_a_grpc_collector_with_its_authority_or_without_verification(tmp_path: pathlib.Path) -> None:
     key, chain = certificate()
     authority = tmp_path / "ca.pem"
     authority.write_bytes(chain)
     with grpc_receiver((key, chain)) as receiver:
+        publish(receiver, [metadata()], tls={"ca_file": str(authority)})
+        publish(receiver, [metadata()], tls={"skip_verify": True})
+        assert len(receiver.logs) == 2
+        with pytest.raises(ConnectionError):
+            publish(receiver, [metadata()], tls={}, timeout=500)
+
+
+def test_tls_to_an_http_collector_with_its_authority_or_without_verification(tmp_path: pathlib.Path) -> None:
+    key, chain = certificate()
+    authority, both = tmp_path / "ca.pem", tmp_path / "server.pem"
+    authority.write_bytes(chain)
+    both.write_bytes(key + chain)
+    with http_receiver(both) as receiver:
         publish(receiver, [metadata()], tls={"ca_file": str(authority)})
         publish(receiver, [metadata()], tls={"skip_verify": True})
         assert len(receiver.logs) == 2

@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from trustgate.policies.durations import parse_duration
 from trustgate.telemetry.exporter_config import ExporterConfig
@@ -56,7 +57,10 @@ def open_kafka(config: ExporterConfig, environment: Environment) -> Sink:
 
 
 def open_otlp(config: ExporterConfig, environment: Environment) -> Sink:
-    return otlp.OtlpSink(otlp_target(config.settings, environment), fence_of(config, environment))
+    fence = fence_of(config, environment)
+    if fence is not None:  # the installation's credentials are for its own collector
+        environment = replace(environment, otlp_headers={})
+    return otlp.OtlpSink(otlp_target(config.settings, environment), fence)
 
 
 def otlp_target(settings: Json, environment: Environment) -> otlp.Target:
@@ -131,7 +135,9 @@ def variable(environment: Environment, name: str) -> str:
 
 
 def fence_of(config: ExporterConfig, environment: Environment) -> Fence | None:
-    return environment.fence if config.confined else None
+    """A tenant's exporter is fenced in where the tenant named its address; the installation's own defaults are not."""
+    named = any(config.settings.get(member) for member in ("brokers", "endpoint", "dsn", "dsn_env"))
+    return environment.fence if config.confined and named else None
 
 
 TYPES: dict[str, Type] = {

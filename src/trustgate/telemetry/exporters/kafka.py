@@ -8,7 +8,6 @@ may arrive twice (same key), never silently not at all.
 from __future__ import annotations
 
 import asyncio
-import logging
 import ssl
 import zlib
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from typing import Any
 import structlog
 
 from trustgate.telemetry.event import Event
+from trustgate.telemetry.exporters.complaints import Complaints
 from trustgate.telemetry.networks import Fence
 from trustgate.telemetry.outlet import Item, Manner, Metadata
 
@@ -32,20 +32,7 @@ Json = dict[str, Any]
 log = structlog.get_logger("trustgate.telemetry")
 
 
-class _Complaints(logging.Handler):
-    """What aiokafka logs of connections: kept out of the log, where the outlet tells of each failure once, but it alone
-    says why a broker could not be used."""
-
-    last = ""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if record.levelno >= logging.ERROR:
-            self.last = record.getMessage()
-
-
-_complaints = _Complaints()
-logging.getLogger("aiokafka").addHandler(_complaints)
-logging.getLogger("aiokafka").propagate = False
+_complaints = Complaints("aiokafka")
 
 
 def partition_of(key: bytes, partitions: int) -> int:
@@ -104,7 +91,6 @@ class KafkaSink:
     """`brokers` and `topic` are there; `sasl` with a password in clear. Raises what the client raises."""
 
     def __init__(self, settings: Json, fence: Fence | None) -> None:
-        _complaints.last = ""
         self._topic: str = settings["topic"]
         self._member: str = settings.get("partition_key") or "trace_id"
         self._loop = asyncio.SelectorEventLoop() if fence is None else FencedLoop(fence)
@@ -112,7 +98,7 @@ class KafkaSink:
             self._producer = self._loop.run_until_complete(self._start(settings))
         except Exception as error:
             self._loop.close()
-            raise ConnectionError(f"{error}: {_complaints.last}" if _complaints.last else str(error)) from error
+            raise ConnectionError(_complaints.about(str(error))) from error
 
     async def _start(self, settings: Json) -> Any:
         from aiokafka import AIOKafkaProducer  # loaded when an exporter is used

@@ -5,7 +5,6 @@ The SDK's exporters encode, compress, send and retry within the timeout; queue a
 
 from __future__ import annotations
 
-import logging
 import socket
 import ssl
 from collections.abc import Sequence
@@ -13,7 +12,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from msgspec import Struct
+from msgspec.structs import replace
 
+from trustgate.telemetry.exporters.complaints import Complaints
 from trustgate.telemetry.networks import Fence
 from trustgate.telemetry.outlet import Item, Manner, Metadata
 
@@ -21,8 +22,14 @@ METADATA_MANNER = Manner(form="event", capacity=2_048, max_batch=512, linger_s=1
 RAW_MANNER = Manner(form="raw", capacity=2_048, max_batch=64, linger_s=1.0)
 LOGS_PATH, TRACES_PATH = "/v1/logs", "/v1/traces"
 MAX_BODY_BYTES = 2 * 1024 * 1024
+SOURCE = {"x-telemetry-source": "trustgate"}
+"""Sent where no headers are set: to the SDK none at all means those of its environment variables, which may hold the
+installation's credentials."""
 
 Json = dict[str, Any]
+
+
+_complaints = Complaints("opentelemetry", "urllib3.connectionpool")
 
 
 class Target(Struct, frozen=True, kw_only=True):
@@ -45,9 +52,10 @@ class OtlpSink:
     def __init__(self, target: Target, fence: Fence | None) -> None:
         from trustgate.telemetry.exporters import otlp_records  # loads OpenTelemetry
 
-        logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)  # the outlet tells of failures, once
         self._records = otlp_records
         self._limit = target.max_body_bytes
+        if not target.headers:
+            target = replace(target, headers=SOURCE)
         build = grpc_exporters if target.protocol == "grpc" else http_exporters
         self._logs, self._spans = build(target, fence)
 
@@ -60,11 +68,11 @@ class OtlpSink:
             for item in batch
         ]
         if self._logs.export(logs).name != "SUCCESS":
-            raise ConnectionError("the collector did not take the records")
+            raise ConnectionError(_complaints.about("the collector did not take the records"))
         if self._spans is not None:
             found = [span for item in batch if isinstance(item, Metadata) for span in records.spans(item.event)]
             if found and self._spans.export(found).name != "SUCCESS":
-                raise ConnectionError("the collector did not take the spans")
+                raise ConnectionError(_complaints.about("the collector did not take the spans"))
         return 0
 
     def close(self) -> None:
@@ -74,32 +82,23 @@ class OtlpSink:
 
 
 def http_exporters(target: Target, fence: Fence | None) -> tuple[Any, Any]:
-    import requests
     from opentelemetry.exporter.otlp.proto.http import Compression
     from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
-    def made(kind: Any, path: str) -> Any:
-        session = requests.Session()
-        session.trust_env = fence is None  # a tenant's exporter does not use the installation's proxy or .netrc
-        if fence is not None:
-            from trustgate.telemetry.exporters.fenced_http import FencedAdapter
+    from trustgate.telemetry.exporters.http_session import CollectorSession
 
-            session.mount("http://", FencedAdapter(fence))
-            session.mount("https://", FencedAdapter(fence))
-        session.max_redirects = 0
-        tls = target.tls
-        if tls.get("skip_verify"):
-            session.verify = False
+    tls = target.tls
+
+    def made(kind: Any, path: str) -> Any:
         return kind(
             endpoint=with_path(target.url, path),
-            certificate_file=tls.get("ca_file") or None,
             client_certificate_file=tls.get("cert_file") or None,
             client_key_file=tls.get("key_file") or None,
             headers=target.headers,
             timeout=target.timeout_s,
             compression=Compression.Gzip if target.compression == "gzip" else Compression.NoCompression,
-            session=session,
+            session=CollectorSession(tls.get("ca_file") or "", skip_verify=bool(tls.get("skip_verify")), fence=fence),
         )
 
     return made(OTLPLogExporter, LOGS_PATH), made(OTLPSpanExporter, TRACES_PATH) if target.traces else None

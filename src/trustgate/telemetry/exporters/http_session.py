@@ -1,14 +1,35 @@
-"""HTTP connections of tenants' exporters: the peer's address is checked before a byte is sent. Loads requests."""
+"""HTTP connections of the `otlp` exporter: whom they trust, and for tenants whom they may speak to. Loads requests."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import requests
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from trustgate.telemetry.networks import Fence
+
+
+class CollectorSession(requests.Session):
+    """Trusts the authorities of `ca_file`, everybody with `skip_verify`, else those of the system and environment.
+
+    With a `fence` it speaks to allowed addresses only, and uses neither the environment's proxies nor its credentials.
+    """
+
+    def __init__(self, ca_file: str, *, skip_verify: bool, fence: Fence | None) -> None:
+        super().__init__()
+        self._trusted: bool | str | None = False if skip_verify else ca_file or None
+        if fence is not None:
+            self.trust_env = False
+            self.mount("http://", FencedAdapter(fence))
+            self.mount("https://", FencedAdapter(fence))
+
+    def merge_environment_settings(self, *args: Any, **kwargs: Any) -> Any:
+        """As the library does, but `REQUESTS_CA_BUNDLE` does not override what the exporter was told."""
+        settings = super().merge_environment_settings(*args, **kwargs)
+        return settings if self._trusted is None else {**settings, "verify": self._trusted}
 
 
 class FencedAdapter(HTTPAdapter):
