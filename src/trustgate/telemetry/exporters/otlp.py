@@ -98,7 +98,9 @@ def http_exporters(target: Target, fence: Fence | None) -> tuple[Any, Any]:
             headers=target.headers,
             timeout=target.timeout_s,
             compression=Compression.Gzip if target.compression == "gzip" else Compression.NoCompression,
-            session=CollectorSession(tls.get("ca_file") or "", skip_verify=bool(tls.get("skip_verify")), fence=fence),
+            session=CollectorSession(
+                target.headers, tls.get("ca_file") or "", skip_verify=bool(tls.get("skip_verify")), fence=fence
+            ),
         )
 
     return made(OTLPLogExporter, LOGS_PATH), made(OTLPSpanExporter, TRACES_PATH) if target.traces else None
