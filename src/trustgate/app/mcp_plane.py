@@ -8,24 +8,27 @@ from contextlib import asynccontextmanager
 from functools import partial
 from ipaddress import ip_network
 
+import msgspec
 import trio
 
 from trustgate.actors.follower import Follower
 from trustgate.app.mcp_observer import McpObserver
+from trustgate.app.oauth_parts import open_oauth
 from trustgate.app.observer import EventObserver
-from trustgate.app.parts import Parts
+from trustgate.app.parts import Parts, pool_config
 from trustgate.app.readiness import Readiness
 from trustgate.app.views import Views
-from trustgate.identity.mcp import McpIdentityServices, authenticate
+from trustgate.identity.mcp import authenticate
 from trustgate.mcp.app import McpApp
 from trustgate.mcp.discovery import Discovery
 from trustgate.mcp.links import Links
 from trustgate.mcp.locate import BaseUrls
 from trustgate.mcp.runtime import Runtimes
 from trustgate.mcp.services import McpConfig, McpServices
-from trustgate.oauth.credentials import UpstreamCredentials
 from trustgate.policies.engine import compile_chain
+from trustgate.providers.guard import is_public
 from trustgate.settings import Settings
+from trustgate.wire.client import Pool
 
 
 def mcp_config(settings: Settings) -> McpConfig:
@@ -38,30 +41,44 @@ def mcp_config(settings: Settings) -> McpConfig:
 
 
 @asynccontextmanager
+async def upstream_pool(parts: Parts) -> AsyncIterator[Pool]:
+    """The process's pool, or one of its own that connects to public addresses only."""
+    if not parts.settings.mcp.public_only:
+        yield parts.pool
+        return
+    async with Pool(msgspec.structs.replace(pool_config(parts.settings), admits=is_public)) as pool:
+        yield pool
+
+
+@asynccontextmanager
 async def open_mcp(
     parts: Parts, views: Views, follower: Follower, observer: EventObserver, readiness: Readiness
 ) -> AsyncIterator[McpApp]:
     """The MCP application; its background tasks live as long as the context."""
     settings = parts.settings
     trusted = tuple(ip_network(block) for block in settings.mcp.trusted_proxies)
-    identity = McpIdentityServices(directory=views.directory)
-    async with trio.open_nursery() as background:
-        links = Links(parts.pool, UpstreamCredentials(), background)
+    base_urls = BaseUrls(settings.mcp.public_base_url, trusted)
+
+    async def catch_up() -> None:
+        await follower.catch_up()
+
+    async with (
+        open_oauth(parts, views, base_urls, catch_up) as oauth,
+        upstream_pool(parts) as pool,
+        trio.open_nursery() as background,
+    ):
+        links = Links(pool, oauth.credentials, background)
         background.start_soon(links.run)
         runtimes = Runtimes(lambda consumer, gateway: compile_chain(consumer, gateway, parts.policies, "MCP"))
         views.watch(runtimes)
-
-        async def catch_up() -> None:
-            await follower.catch_up()
-
         try:
             yield McpApp(
                 McpServices(
                     config=mcp_config(settings),
                     directory=views.directory,
                     catch_up=catch_up,
-                    base_urls=BaseUrls(settings.mcp.public_base_url, trusted),
-                    authenticate=partial(authenticate, identity),
+                    base_urls=base_urls,
+                    authenticate=partial(authenticate, oauth.identity),
                     links=links,
                     discovery=Discovery(links, background, time.monotonic, settings.mcp.discovery_timeout_s),
                     runtimes=runtimes,
@@ -70,7 +87,7 @@ async def open_mcp(
                     observer=McpObserver(observer, parts.metrics, policies=settings.telemetry.plugin_traces),
                     background=background,
                     readiness=readiness,
-                    pages=None,
+                    pages=oauth.pages,
                     now=time.time,
                 )
             )

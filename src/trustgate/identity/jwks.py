@@ -33,10 +33,13 @@ class FetchFailed(Exception):
 
 
 class HttpFetcher:
-    """Fetches small JSON documents; redirects are not followed, proxies from the environment are honoured."""
+    """Fetches small JSON documents; redirects are not followed, proxies from the environment are honoured.
 
-    def __init__(self) -> None:
-        self._client = httpx.AsyncClient(timeout=FETCH_TIMEOUT_S, follow_redirects=False)
+    A `transport` may restrict where connections go.
+    """
+
+    def __init__(self, transport: httpx.AsyncBaseTransport | None = None) -> None:
+        self._client = httpx.AsyncClient(timeout=FETCH_TIMEOUT_S, follow_redirects=False, transport=transport)
 
     async def aclose(self) -> None:
         await self._client.aclose()

@@ -89,9 +89,9 @@ class Introspection(msgspec.Struct, frozen=True):
 class Introspector:
     """Asks an authorization server about opaque tokens; answers are kept until `exp`, at most 5 minutes."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float], transport: httpx.AsyncBaseTransport | None = None) -> None:
         self._clock = clock
-        self._client = httpx.AsyncClient(timeout=INTROSPECTION_TIMEOUT_S, follow_redirects=False)
+        self._client = httpx.AsyncClient(timeout=INTROSPECTION_TIMEOUT_S, follow_redirects=False, transport=transport)
         self._known: dict[bytes, tuple[float, dict[str, Any] | None]] = {}
         self._locks: dict[bytes, trio.Lock] = {}
 

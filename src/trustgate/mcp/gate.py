@@ -5,7 +5,7 @@ Ends with the exchange's caller and runtime set, or with an HttpFailure.
 
 from __future__ import annotations
 
-from trustgate.identity.mcp import Caller, CallRequest, Unauthenticated
+from trustgate.identity.mcp import BUILT_IN_AUTH_ID, Caller, CallRequest, Unauthenticated
 from trustgate.identity.roles import BadMapping, effective_roles
 from trustgate.mcp import locate
 from trustgate.mcp.errors import HttpFailure
@@ -16,8 +16,6 @@ from trustgate.view.gateway import GatewayView
 from trustgate.view.model import ConsumerView, RoleView
 from trustgate.wire.ids import current_trace, uuid4
 
-BUILT_IN_AUTH_ID = "de1de1de-de1d-4de1-8de1-de1de1de1de1"
-"""The virtual auth of the built-in identity provider, which no consumer has attached (spec 05 §8.8)."""
 NO_ROLE = "mcp: no role grants MCP access for this identity"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_address
 
-from trustgate.view.gateway import Directory, GatewayView
+from trustgate.view.paths import find, host_of, slug_of
 
 Networks = tuple[IPv4Network | IPv6Network, ...]
 Headers = Mapping[bytes, bytes]
@@ -59,26 +59,4 @@ def forwarded_scheme(fields: Iterable[tuple[bytes, bytes]], scheme: str) -> str:
     return scheme
 
 
-def host_of(base_url: str) -> str:
-    """The host of a base URL, lower-case, without its port."""
-    host = base_url.partition("://")[2].lower()
-    if host.startswith("["):
-        return host.partition("]")[0] + "]"
-    return host.partition(":")[0]
-
-
-def slug_of(path: str) -> str:
-    """The consumer's slug in a path that ends in `/{slug}/mcp`, or empty."""
-    parts = path.strip("/").rsplit("/", 2)
-    return parts[-2] if len(parts) >= 2 and parts[-1] == "mcp" else ""
-
-
-def find(directory: Directory, slug: str, base_url: str) -> GatewayView | None:
-    """The gateway whose active consumer of that slug is reachable under the host of that base URL."""
-    view = directory.by_consumer_slug(slug)
-    if view is None or not directory.has_domains:
-        return view
-    owner = directory.by_domain(host_of(base_url))
-    if owner is not None:
-        return view if owner.id == view.id else None
-    return None if view.identity.entity.domain else view
+__all__ = ["BaseUrls", "Networks", "find", "host_of", "slug_of"]

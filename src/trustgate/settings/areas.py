@@ -194,6 +194,18 @@ class DefaultIdp(Struct, frozen=True):
 class Mcp(Struct, frozen=True):
     """How the MCP plane names itself and asks upstream servers."""
 
+    public_only: Annotated[
+        bool,
+        Var(
+            "MCP_OUTBOUND_PUBLIC_ONLY",
+            BOOL,
+            "Connect only to public addresses: upstream servers, identity providers, whatever metadata names.",
+        ),
+    ] = False
+    consent: Annotated[
+        bool,
+        Var("MCP_OAUTH_CONSENT", BOOL, "Users confirm the client and where it is sent back to, before they log in."),
+    ] = False
     public_base_url: Annotated[
         str,
         Var(

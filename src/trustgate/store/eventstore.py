@@ -257,6 +257,14 @@ class EventStore:
     async def value(self, key: str) -> bytes | None:
         return await self._ask(self._backend.value, key)
 
+    async def take_value(self, key: str) -> bytes | None:
+        """Get and delete in one step: of several callers, in any process, exactly one receives the value."""
+        return await self._run(self._backend.take_value, key)
+
+    async def values_below(self, prefix: str) -> list[tuple[str, bytes]]:
+        """Keys and values of all keys that begin with `prefix`."""
+        return await self._ask(self._backend.values_below, prefix)
+
     async def delete_value(self, key: str) -> None:
         await self._run(self._backend.delete_value, key)
 

@@ -280,6 +280,22 @@ class Tables(Generic[D]):
         )
         return bytes(rows[0]["value"]) if rows else None
 
+    def take_value(self, key: str) -> bytes | None:
+        """Read and delete in one step: of several callers one gets the value."""
+        rows = self._write_returning(
+            "DELETE FROM tg_values WHERE key = ? AND (expires_at IS NULL OR expires_at > {now}) RETURNING value", (key,)
+        )
+        return bytes(rows[0]["value"]) if rows else None
+
+    def values_below(self, prefix: str) -> list[tuple[str, bytes]]:
+        """Live values whose keys begin with `prefix`, by key."""
+        rows = self._read(
+            "SELECT key, value FROM tg_values WHERE substr(key, 1, ?) = ?"
+            " AND (expires_at IS NULL OR expires_at > {now}) ORDER BY key",
+            (len(prefix), prefix),
+        )
+        return [(row["key"], bytes(row["value"])) for row in rows]
+
     def delete_value(self, key: str) -> None:
         """Delete a value, and those that expired."""
         self._write("DELETE FROM tg_values WHERE key = ? OR expires_at <= {now}", (key,))

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from functools import cached_property
 
-from trustgate.domain.entities import GatewayState, Policy
+from trustgate.domain.entities import Auth, GatewayState, Policy
 from trustgate.view.compile import (
     Reveal,
+    clear_auth,
     compile_consumer,
     compile_identity,
     compile_registry,
@@ -83,6 +84,24 @@ class GatewayView:
             for auth in self.state.auths.values()
             if auth.enabled and auth.type == "api_key" and auth.key_hash
         }
+
+    @cached_property
+    def oauth2(self) -> tuple[Auth, ...]:
+        """The enabled oauth2 credentials of the gateway, secrets in clear, newest first."""
+        enabled = [auth for auth in self.state.auths.values() if auth.type == "oauth2" and auth.enabled]
+        ordered = sorted(enabled, key=lambda auth: (auth.created_at, auth.id), reverse=True)
+        return tuple(clear_auth(auth, self._reveal) for auth in ordered)
+
+    @cached_property
+    def _oldest_keys(self) -> frozenset[str]:
+        """Of each name of API keys, the id of the oldest."""
+        keys = [auth for auth in self.state.auths.values() if auth.type == "api_key"]
+        newest_first = sorted(keys, key=lambda auth: (auth.created_at, auth.id), reverse=True)
+        return frozenset({auth.name: auth.id for auth in newest_first}.values())
+
+    def oldest_key_of_name(self, auth: Auth) -> bool:
+        """Whether no older API key of the gateway has the same name."""
+        return auth.id in self._oldest_keys
 
     @cached_property
     def attached_auths(self) -> frozenset[str]:

@@ -6,7 +6,7 @@ connection is `upstream.py`. Redirects are never followed. Implements the timeou
 
 import os
 from collections import deque
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from time import monotonic
 from types import TracebackType
 from typing import Final
@@ -78,6 +78,8 @@ class PoolConfig(msgspec.Struct, frozen=True):
     environment: Mapping[str, str] | None = None
     """Where HTTP_PROXY, HTTPS_PROXY and NO_PROXY are looked up; None: the process environment."""
     use_proxies: bool = True
+    admits: Callable[[str], bool] | None = None
+    """Judges the addresses that are connected to; None admits all."""
 
 
 class OriginStatistics(msgspec.Struct, frozen=True):
@@ -247,7 +249,7 @@ class Pool:
         environment = os.environ if self.config.environment is None else self.config.environment
         proxies = Proxies.from_environment(environment) if self.config.use_proxies else Proxies()
         self._limit = self.config.max_connections_per_origin
-        self._dialer = Dialer(tls=context, proxies=proxies, dns_ttl_s=self.config.dns_ttl_s)
+        self._dialer = Dialer(tls=context, proxies=proxies, dns_ttl_s=self.config.dns_ttl_s, admits=self.config.admits)
         self._origins: dict[Origin, _OriginPool] = {}
         self._active: set[Upstream] = set()
         self._poller = sockets.Poller()

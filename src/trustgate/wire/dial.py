@@ -9,7 +9,7 @@ import ipaddress
 import os
 import socket
 import ssl
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
@@ -88,8 +88,17 @@ def tls_context(ca_file: str, *, verify: bool) -> ssl.SSLContext:
 class Dialer:
     """Mutable state: the name cache and the lookups under way."""
 
-    def __init__(self, *, tls: ssl.SSLContext, proxies: Proxies, dns_ttl_s: float) -> None:
+    def __init__(
+        self,
+        *,
+        tls: ssl.SSLContext,
+        proxies: Proxies,
+        dns_ttl_s: float,
+        admits: Callable[[str], bool] | None = None,
+    ) -> None:
+        """`admits` judges the very addresses that are connected to; None admits all."""
         self._tls = tls
+        self._admits = admits
         self._proxies = proxies
         self._ttl = dns_ttl_s
         self._names: dict[tuple[str, int], tuple[float, list[Address]]] = {}
@@ -135,6 +144,8 @@ class Dialer:
 
     async def _connect(self, host: str, port: int) -> socket.socket:
         addresses = await self.resolve(host, port)
+        if self._admits is not None and not all(self._admits(str(sockaddr[0])) for _, sockaddr in addresses):
+            raise ConnectFailed("refused", f"{host} is not an address that may be connected to")
         if len(addresses) == 1:
             return await _connect_to(addresses[0])
         return await _race(addresses)
