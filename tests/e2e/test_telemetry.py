@@ -19,7 +19,7 @@ import jsonschema
 import psycopg
 import pytest
 
-from tests.e2e.installation import Demo, Installation, installed
+from tests.e2e.installation import SECRET, Demo, Installation, free_port, installed
 from tests.e2e.upstream import TEXT, FaultyUpstream
 from tests.services import KafkaBroker
 from tests.telemetry.receivers import attributes, grpc_receiver
@@ -30,6 +30,12 @@ Json = dict[str, Any]
 VALIDATOR = jsonschema.Draft202012Validator(schema(), format_checker=jsonschema.FormatChecker())
 MARK = "sensitive-"
 """Every secret that these tests send contains it."""
+SECRETS = [
+    *(MARK + name for name in ("member", "header", "cookie", "collector", "spare")),
+    f"ag_{MARK}wrong",
+    f"key-{MARK}ok-secret",  # of the upstream
+    SECRET,
+]
 HI = {"messages": [{"role": "user", "content": "Hi"}], "api_key": f"{MARK}member", "temperature": 0, "max_tokens": 9}
 
 
@@ -85,7 +91,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 
 @pytest.fixture(scope="module")
-def running(folder: pathlib.Path, kafka_bootstrap: str, postgres_dsn: str) -> Iterator[Installation]:
+def metrics_port() -> int:
+    return free_port()
+
+
+@pytest.fixture(scope="module")
+def running(folder: pathlib.Path, kafka_bootstrap: str, postgres_dsn: str, metrics_port: int) -> Iterator[Installation]:
     exporters = {
         "metadata": [
             {"name": "file", "settings": {"path": str(folder / "records.jsonl")}},
@@ -101,6 +112,7 @@ def running(folder: pathlib.Path, kafka_bootstrap: str, postgres_dsn: str) -> It
         KAFKA_BROKERS=kafka_bootstrap,
         SENSIBLE_PG_DSN=postgres_dsn,
         LOG_LEVEL="DEBUG",
+        METRICS_PORT=str(metrics_port),
     ) as found:
         yield found
 
@@ -414,20 +426,33 @@ def test_kafka_has_every_record_of_the_file(kafka_bootstrap: str, demo: Demo, re
     assert {trace: arrived[trace] for trace in expected} == expected
 
 
+def test_no_secret_comes_back_in_an_error_or_a_metric(demo: Demo, running: Installation, metrics_port: int) -> None:
+    answers = [
+        ask(demo, **{"X-AG-API-Key": f"ag_{MARK}wrong"}),
+        ask(demo, HI | {"model": "pool:nothing"}),
+        ask(demo, {"model": 5, "api_key": f"{MARK}member"}),
+    ]
+    connection = http.client.HTTPConnection("127.0.0.1", metrics_port, timeout=30)
+    connection.request("GET", "/metrics")
+    scraped = connection.getresponse().read()
+    assert [answer.status for answer in answers[:2]] == [401, 400]
+    assert b"trustgate_exporter_records_total" in scraped
+    seen = (b"".join(answer.body for answer in answers) + scraped).decode()
+    assert [secret for secret in (*SECRETS, demo.key) if secret in seen] == []
+
+
 def test_no_secret_arrives_anywhere(
     demo: Demo, records: Records, folder: pathlib.Path, postgres_dsn: str, kafka_bootstrap: str
 ) -> None:
     trace = ask(demo).trace
     records[trace]
     eventually(lambda: raw_row(postgres_dsn, trace))
-    secrets = [f"{MARK}member", f"{MARK}header", f"{MARK}cookie", f"{MARK}collector", f"{MARK}spare", f"ag_{MARK}wrong"]
-    secrets += [demo.key, "key-sensitive-ok-secret", "0123456789abcdef0123456789abcdef"]
     seen = (folder / "records.jsonl").read_text() + (folder / "all.log").read_text()
     with psycopg.connect(postgres_dsn) as connection:
         seen += str(connection.execute("SELECT * FROM trustgate_data").fetchall())
-    seen += "".join(m.value.decode() for m in consume(kafka_bootstrap, "all-records", lambda found: len(found) > 5))
+    seen += "".join(m.value.decode() for m in consume(kafka_bootstrap, "all-records", lambda found: len(found) > 0))
     assert demo.slug in seen and trace in seen
-    assert [secret for secret in secrets if secret in seen] == []
+    assert [secret for secret in (*SECRETS, demo.key) if secret in seen] == []
 
 
 def test_what_is_queued_when_the_process_stops_still_arrives(

@@ -10,14 +10,8 @@ import structlog
 
 from trustgate.app.storage import database_config
 from trustgate.domain import secrets
-from trustgate.settings import ConfigurationError, Settings
-from trustgate.telemetry.exporter_config import (
-    ExporterConfig,
-    InvalidExporters,
-    gateway_exporters,
-    load_defaults,
-    merge,
-)
+from trustgate.settings import Settings
+from trustgate.telemetry.exporter_config import ExporterConfig, gateway_exporters, merge
 from trustgate.telemetry.exporters import TYPES, Environment
 from trustgate.telemetry.networks import Fence
 from trustgate.telemetry.outlet import Outlet, OutletStatistics
@@ -53,21 +47,6 @@ def environment(settings: Settings, variables: Mapping[str, str] = os.environ) -
         variables=variables,
         fence=fence(settings),
     )
-
-
-def defaults(settings: Settings, variables: Mapping[str, str] = os.environ) -> tuple[ExporterConfig, ...]:
-    """The exporters of every gateway. Raises ConfigurationError."""
-    telemetry = settings.telemetry
-    try:
-        return load_defaults(
-            telemetry.exporters_file,
-            telemetry.exporters_metadata,
-            telemetry.exporters_raw,
-            telemetry.kafka_topic,
-            variables,
-        )
-    except InvalidExporters as error:
-        raise ConfigurationError.invalid(str(error)) from error
 
 
 class Exporters:

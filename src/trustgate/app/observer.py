@@ -13,11 +13,12 @@ from functools import partial
 import structlog
 import trio
 
-from trustgate.app.exporters import Exporters, defaults, environment
+from trustgate.app.exporters import Exporters, environment
 from trustgate.app.facts import facts_of
 from trustgate.app.parts import Parts
 from trustgate.app.views import Views
 from trustgate.proxy.exchange import Exchange
+from trustgate.settings.checks import default_exporters
 from trustgate.telemetry.event import Facts
 from trustgate.telemetry.logs import access_log
 from trustgate.telemetry.outlet import OutletStatistics
@@ -158,7 +159,7 @@ async def open_observer(parts: Parts, views: Views, *, serving: bool) -> AsyncIt
 
     Raises ConfigurationError for default exporters that cannot be used.
     """
-    found = defaults(parts.settings) if serving and parts.settings.telemetry.enabled else ()
+    found = default_exporters(parts.settings) if serving and parts.settings.telemetry.enabled else ()
     if serving and parts.settings.telemetry.enabled and not found:
         log.warning("no telemetry exporters are configured: records go nowhere unless a gateway names its own")
     exporters = Exporters(found, environment(parts.settings))

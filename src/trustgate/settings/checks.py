@@ -17,6 +17,7 @@ from trustgate.settings.values import ConfigurationError
 
 if TYPE_CHECKING:
     from trustgate.settings.load import Settings
+    from trustgate.telemetry.exporter_config import ExporterConfig
 
 invalid = ConfigurationError.invalid
 
@@ -81,11 +82,25 @@ def _check_traffic(settings: "Settings", planes: frozenset[str]) -> None:
         ):
             if number <= 0:
                 raise invalid(f"{name} must be greater than 0")
+    if planes & {"proxy", "mcp"} and settings.telemetry.enabled:
+        default_exporters(settings)
     if settings.upstream.max_retries < 0:
         raise invalid("PROVIDER_MAX_RETRIES must be zero or greater")
     store = settings.sessions.semantic_cache_vector_store
     if store not in ("redis", "pgvector", "in_memory"):
         raise invalid("SEMANTIC_CACHE_VECTOR_STORE must be one of redis, pgvector, in_memory")
+
+
+def default_exporters(settings: "Settings") -> "tuple[ExporterConfig, ...]":
+    """The telemetry exporters of every gateway, from their file or the two lists. Raises ConfigurationError."""
+    from trustgate.telemetry.exporter_config import InvalidExporters, load_defaults  # loads what checks addresses
+
+    telemetry = settings.telemetry
+    lists = (telemetry.exporters_file, telemetry.exporters_metadata, telemetry.exporters_raw)
+    try:
+        return load_defaults(*lists, telemetry.kafka_topic, os.environ)
+    except InvalidExporters as error:
+        raise invalid(str(error)) from error
 
 
 def _check_database(settings: "Settings") -> None:
