@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import html
+import pathlib
+import re
+
 import jwt
 import pytest
 
+from tests.e2e.installation import installed
 from tests.oauth.world import CALLBACK, Client, Tenant, Upstream, query_of
 
 
@@ -240,3 +245,18 @@ def test_roles_follow_the_claims_of_the_login(tenant: Tenant, client: Client, up
     bob = client.session("bob", url)["access_token"]
     denied = client.rpc(url, "tools/list", Authorization=f"Bearer {bob}")
     assert (denied.status_code, denied.text) == (403, "mcp: no role grants MCP access for this identity")
+
+
+def test_users_confirm_the_client_where_the_operator_wants_that(tmp_path: pathlib.Path, idp: str) -> None:
+    with installed(tmp_path, "all", MCP_OAUTH_CONSENT="true") as place:
+        tenant, client = Tenant(place), Client(place.mcp)
+        tenant.oauth2(idp)
+        client_id = client.register(CALLBACK, client_name="<Evil>").json()["client_id"]
+        page = client.authorize(client_id=client_id)
+        assert page.status_code == 200 and "&lt;Evil&gt; wants to sign in" in page.text and "127.0.0.1:9" in page.text
+        link = html.unescape(re.search(r'href="(/oauth/authorize[^"]+)"', page.text)[1])  # type: ignore[index]
+        stranger = Client(place.mcp)
+        assert stranger.http.get(place.mcp + link).status_code == 200, "a link confirms nothing in another browser"
+        assert client.http.get(place.mcp + link + "&scope=admin").status_code == 200, "nor for another request"
+        gone = client.http.get(place.mcp + link)
+        assert gone.status_code == 302 and gone.headers["location"].startswith(idp)
