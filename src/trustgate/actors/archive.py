@@ -36,7 +36,7 @@ from trustgate.store.chain import link
 log = structlog.get_logger("trustgate.archive")
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-INDEX_BATCH = 1000
+INDEX_BATCH = 2000
 FOLD_BATCH = 1000
 INDEX_EVERY_S = 30.0
 CATCH_UP_TIMEOUT_S = 5.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
@@ -23,6 +24,7 @@ def replay(*, from_snapshots: bool, repair: bool, as_json: bool) -> int:
     """Returns 0 when everything is as the log says (or was repaired), 1 otherwise."""
 
     async def work(settings: Settings, store: EventStore) -> int:
+        gc.disable()  # states have no cycles, and looking for some takes a third of the time
         started = time.perf_counter()
         if from_snapshots:
             digests = await _with_progress(lambda told: rp.load_all(store, told))

@@ -110,11 +110,8 @@ class PostgresBackend(AuditTables[PostgresDatastore]):
             recorder._lock_table(cursor)
             cursor.execute(recorder.max_notification_id_statement)
             heads = [self.advance_stream(connection.cursor(), write) for write in writes]
-            hashes = [self.predecessor(connection.cursor(), write) for write in writes]
             previous = (cursor.fetchone() or {}).get("max") or 0
-            for at_expected_version in heads:
-                at_expected_version()
-            events = stored_events(writes, [previous_hash() for previous_hash in hashes])
+            events = stored_events(writes, [predecessor() for predecessor in heads])
             super(PostgresApplicationRecorder, recorder)._insert_stored_events(cursor, events)
             self.write_secrets(connection.cursor(), secrets, forget)
             connection.execute(NOTIFY_HEAD)

@@ -114,19 +114,16 @@ class SQLiteBackend(AuditTables[FileDatastore]):
     def append(self, writes: Sequence[StreamWrite], secrets: Sequence[Sealed], forget: Sequence[str]) -> Appended:
         with self.datastore.transaction(commit=True) as cursor:
             # The heads come first: the first statement must be a write, so that the transaction starts as the writer.
-            for write in writes:
-                self.advance_stream(cursor, write)()
+            heads = [self.advance_stream(cursor, write)() for write in writes]
             previous = self.recorder._max_notification_id(cursor) or 0
-            previous_hashes = [self.predecessor(cursor, write)() for write in writes]
-            positions = self.recorder._insert_events(cursor, stored_events(writes, previous_hashes)) or ()
+            positions = self.recorder._insert_events(cursor, stored_events(writes, heads)) or ()
             self.write_secrets(cursor, secrets, forget)
         return Appended(previous, tuple(positions))
 
     def put_audit_rows(self, rows: Sequence[AuditRow]) -> None:
         # The index is derived: it need not survive a power failure, so it need not wait for the disk.
         with self._leases.transaction(commit=True) as cursor:
-            for row in rows:
-                cursor.execute(PUT_AUDIT_ROW, msgspec.structs.astuple(row))
+            cursor.executemany(PUT_AUDIT_ROW, [msgspec.structs.astuple(row) for row in rows])
 
     def read(self, stream: str, after_version: int, limit: int | None) -> list[Recorded]:
         rows = self._read(

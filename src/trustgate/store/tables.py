@@ -72,6 +72,12 @@ CREATE = (
     " schema_version INTEGER NOT NULL, state {blob} NOT NULL, PRIMARY KEY (stream, version))",
 )
 
+ADVANCE = (
+    "UPDATE tg_streams SET version = ? WHERE stream = ? AND version = ? RETURNING"
+    f" (SELECT topic FROM {EVENTS} WHERE originator_id = ? AND originator_version = ?) AS topic,"
+    f" (SELECT state FROM {EVENTS} WHERE originator_id = ? AND originator_version = ?) AS state"
+)
+
 PUT_SECRET = (
     "INSERT INTO tg_vault (ref, key_id, ciphertext) VALUES (?, ?, ?) ON CONFLICT (ref) DO UPDATE"
     " SET key_id = excluded.key_id, ciphertext = excluded.ciphertext"
@@ -112,54 +118,45 @@ class Tables(Generic[D]):
 
     # Parts of an append, inside its transaction.
 
-    def advance_stream(self, cursor: Any, write: StreamWrite) -> Callable[[], None]:
+    def advance_stream(self, cursor: Any, write: StreamWrite) -> Callable[[], str]:
         """Move a stream's head by the events of `write`. Call the result before the commit: it raises `VersionConflict`
-        if the stream was not where expected."""
+        if the stream was not where expected, else it is the hash of the event that `write` follows."""
         version = write.expected_version + len(write.events)
+        at = (write.stream, write.expected_version)
         if write.expected_version == 0:
             statement = (
                 "INSERT INTO tg_streams (stream, version) VALUES (?, ?) ON CONFLICT DO NOTHING RETURNING version"
             )
-            parameters: tuple[Any, ...] = (write.stream, version)
+            cursor.execute(self.dialect.sql(statement), (write.stream, version))
         else:
-            statement = "UPDATE tg_streams SET version = ? WHERE stream = ? AND version = ? RETURNING version"
-            parameters = (version, write.stream, write.expected_version)
-        cursor.execute(self.dialect.sql(statement), parameters)
+            cursor.execute(self.dialect.sql(ADVANCE), (version, *at, *at, *at))
 
-        def check() -> None:
-            if cursor.fetchone() is None:
-                raise VersionConflict(write.stream, write.expected_version)
-
-        return check
-
-    def predecessor(self, cursor: Any, write: StreamWrite) -> Callable[[], str]:
-        """Ask for the event that `write` follows; the result, called after `advance_stream`'s, is its hash."""
-        if write.expected_version == 0:
-            return lambda: GENESIS
-        at = (write.stream, write.expected_version)
-        one = f"SELECT topic, state FROM {EVENTS} WHERE originator_id = ? AND originator_version = ?"
-        cursor.execute(self.dialect.sql(one), at)
-
-        def its_hash() -> str:
+        def predecessor() -> str:
             row = cursor.fetchone()
             if row is None:
-                raise DamagedLog(*at)
-            if previous := carried(row["topic"]):
-                return link(previous, *at, previous, bytes(row["state"]))
-            # From before the chain: the first append to such a stream pays for all of its past, once.
-            cursor.execute(
-                self.dialect.sql(
-                    f"SELECT originator_version AS version, topic, state FROM {EVENTS} WHERE originator_id = ?"
-                    " AND originator_version <= ? ORDER BY originator_version"
-                ),
-                at,
-            )
-            last = GENESIS
-            for row in cursor.fetchall():
-                last = link(last, write.stream, row["version"], carried(row["topic"]), bytes(row["state"]))
-            return last
+                raise VersionConflict(*at)
+            return GENESIS if write.expected_version == 0 else self._hash_of(cursor, at, row)
 
-        return its_hash
+        return predecessor
+
+    def _hash_of(self, cursor: Any, at: tuple[str, int], row: Any) -> str:
+        """The hash of the event at a place (stream, version), whose members `row` has."""
+        if row["state"] is None:
+            raise DamagedLog(*at)
+        if previous := carried(row["topic"]):
+            return link(previous, *at, previous, bytes(row["state"]))
+        # From before the chain: the first append to such a stream pays for all of its past, once.
+        cursor.execute(
+            self.dialect.sql(
+                f"SELECT originator_version AS version, topic, state FROM {EVENTS} WHERE originator_id = ?"
+                " AND originator_version <= ? ORDER BY originator_version"
+            ),
+            at,
+        )
+        last = GENESIS
+        for row in cursor.fetchall():
+            last = link(last, at[0], row["version"], carried(row["topic"]), bytes(row["state"]))
+        return last
 
     def write_secrets(self, cursor: Any, secrets: Sequence[Sealed], forget: Sequence[str]) -> None:
         for secret in secrets:
