@@ -14,6 +14,7 @@ import trio
 from tests.domain.test_properties import check_links, check_references
 
 from properties import steps
+from properties.past import check_past
 from properties.world import Called, Command, World
 from trustgate.actors.projection import gateway_from
 from trustgate.admin import rendering
@@ -71,6 +72,8 @@ async def check_all(world: World, *, settled: bool = True) -> Log:
         check_references(state)
     await check_views(world, log)
     await check_snapshots(world, log)
+    assert world.installation.parts is not None
+    await check_past(world.installation.parts.store, log.states)
     await check_answers(world, log)
     check_calls(world, log)
     check_limits(world, log)

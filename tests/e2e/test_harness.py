@@ -11,15 +11,20 @@ from collections.abc import Callable
 from typing import Any
 from unittest import mock
 
+import msgspec
 import pytest
 from hypothesis import Phase, given, settings
 from properties import harness, processes, steps
 
+from trustgate.actors import replay
 from trustgate.app.views import Views
 from trustgate.domain import secrets
+from trustgate.domain.entities import GatewayState
+from trustgate.domain.events import Event
 from trustgate.identity.principal import Principal
 from trustgate.policies.rate_limiter import RateLimiter
 from trustgate.proxy import pipeline
+from trustgate.store import tables
 from trustgate.wire.client import Response
 
 
@@ -83,6 +88,20 @@ def talkative() -> Any:
     return mock.patch.object(secrets, "mask", lambda value: value)
 
 
+def unlinked() -> Any:
+    """A log whose events carry the hash of another event than their predecessor."""
+    return mock.patch.object(tables, "link", lambda *_: "1" * 64)
+
+
+def forgetful() -> Any:
+    """A replay that comes to other states than the planes."""
+
+    def evolve(state: GatewayState, event: Event) -> GatewayState:
+        return msgspec.structs.replace(state, version=state.version + 1)
+
+    return mock.patch.object(replay, "evolve", evolve)
+
+
 LIMITED: list[steps.Step] = [
     steps.Write(0, "policies", 0, {"name": "p", "slug": "rate_limiter", "enabled": True,
                                    "settings": {"limit": steps.LIMIT, "window": f"{steps.WINDOW_S}s"}}, True),
@@ -98,6 +117,8 @@ LIMITED: list[steps.Step] = [
         (generous, LIMITED, "through a window"),
         (stale, [], "is not the fold of its log"),
         (talkative, [], "a secret in the log"),
+        (unlinked, [], "does not follow its predecessor"),
+        (forgetful, [], "comes to another state"),
         (leaking, [steps.Chat(0, 0, 0, True, manners="leaves-midway")], "outlive their requests"),
     ],
 )

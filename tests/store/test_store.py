@@ -62,6 +62,20 @@ async def test_an_append_goes_to_all_its_streams_in_order(store: EventStore) -> 
     assert second.previous == appended.position < second.position
 
 
+async def test_appends_of_any_size_come_to_an_end(store: EventStore) -> None:
+    many = [StreamWrite(f"gateway:{number}", 0, [b"x" * 200] * 3) for number in range(400)]
+    assert len((await store.append(many)).positions) == 1200
+    large = StreamWrite("gateway:large", 0, [b"y" * 20_000] * 300)
+    with trio.fail_after(60):
+        assert len((await store.append([large], {f"s{n}": "s" for n in range(100)})).positions) == 300
+        await store.append([StreamWrite("gateway:large", 300, [b"z"]), *(_next(write) for write in many)])
+    assert (await store.read("gateway:large", 299))[1].data == b"z"
+
+
+def _next(write: StreamWrite) -> StreamWrite:
+    return StreamWrite(write.stream, len(write.events), write.events)
+
+
 @pytest.mark.parametrize("expected", [0, 1, 3])
 async def test_a_wrong_expected_version_is_refused_and_changes_nothing(store: EventStore, expected: int) -> None:
     await store.append([write("gateway:a", 0, "1", "2")])

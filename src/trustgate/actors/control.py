@@ -80,6 +80,8 @@ class ControlPlane:
         self._own_follower = follower is None
         self.follower = follower or Follower(store)
         self._barrier_timeout_s = barrier_timeout_s
+        self.keeps_present_secrets = not require_secret_on_new_origin
+        """Whether a present secret stands in for one that a revert cannot bring back."""
         self._after_commit = after_commit
         self._actors: dict[str, GatewayActor] = {}
         self._nursery: trio.Nursery | None = None

@@ -23,6 +23,8 @@ E = TypeVar("E")
 class Control(Protocol):
     """As much of the control plane as this needs."""
 
+    @property
+    def keeps_present_secrets(self) -> bool: ...
     async def state(self, gateway_id: str) -> GatewayState | None: ...
 
 
@@ -53,5 +55,6 @@ async def revert(
             if error.status == 412 and meta.expected_versions is None and attempt + 1 < ATTEMPTS:
                 continue
             raise
-        return done, settled(then, now, held, restore_keys=restore_keys)[1]
+        kept = control.keeps_present_secrets
+        return done, settled(then, now, held, restore_keys=restore_keys, keep_present=kept)[1]
     raise AssertionError("the last attempt returns or raises")

@@ -27,6 +27,7 @@ EVENTS_CHANNEL = EVENTS
 PLANES_CHANNEL = "tg_planes"
 LOCK_TIMEOUT_S = 5
 NOTIFY_HEAD = f"SELECT pg_notify('{EVENTS_CHANNEL}', MAX(notification_id)::text) FROM {EVENTS}".encode()
+PIPELINE_BYTES = 32 * 1024
 MIGRATION_LOCK = 0x7472_7573_7467
 """Key of the advisory lock under which tables are created: planes that start together must not collide."""
 
@@ -36,6 +37,14 @@ POSTGRES = Dialect(
     real="DOUBLE PRECISION",
     placeholder="%s",
 )
+
+
+def small(writes: Sequence[StreamWrite], secrets: Sequence[Sealed]) -> bool:
+    """Whether an append surely fits into the socket's buffer. The driver's pipeline waits for an answer before all of a
+    larger one is sent, and so does the server, for ever."""
+    if len(writes) > 2 or len(secrets) > 20:
+        return False
+    return sum(len(data) for write in writes for data in write.events) < PIPELINE_BYTES
 
 
 class PostgresBackend(AuditTables[PostgresDatastore]):
@@ -103,7 +112,7 @@ class PostgresBackend(AuditTables[PostgresDatastore]):
         # What does not need an answer to what goes before is sent along with it: two round trips and the commit.
         with (
             self.datastore.get_connection() as connection,
-            connection.pipeline() as pipeline,
+            connection.pipeline() if small(writes, secrets) else contextlib.nullcontext() as pipeline,
             connection.transaction(),
             connection.cursor() as cursor,
         ):
@@ -115,7 +124,8 @@ class PostgresBackend(AuditTables[PostgresDatastore]):
             super(PostgresApplicationRecorder, recorder)._insert_stored_events(cursor, events)
             self.write_secrets(connection.cursor(), secrets, forget)
             connection.execute(NOTIFY_HEAD)
-            pipeline.sync()
+            if pipeline is not None:
+                pipeline.sync()
             positions = recorder._fetch_ids_after_insert_events(cursor, events) or ()
         return Appended(previous, tuple(sorted(positions)))
 
