@@ -246,6 +246,32 @@ def token(tenant: str | None, platform: bool, user: str, ttl: str) -> None:
     sys.exit(print_token(tenant=tenant, platform=platform, user=user, ttl=ttl))
 
 
+@main.command()
+@click.argument("trace_id")
+@click.option("--json", "as_json", is_flag=True, help="The whole explanation as JSON.")
+def explain(trace_id: str, as_json: bool) -> None:
+    """Show why a request went as it did: TRACE_ID is its X-AG-Trace-Id."""
+    from trustgate.commands.explain import explain as run_explain
+
+    sys.exit(run_explain(trace_id, as_json=as_json))
+
+
+@main.command()
+@click.argument("gateway")
+@click.argument("file", type=click.Path(dir_okay=False, allow_dash=True))
+@click.option("--from", "since", default="", help="Start of the recorded requests to look at (RFC 3339).")
+@click.option("--to", "until", default="", help="Their end; the last 24 hours by default.")
+@click.option("--json", "as_json", is_flag=True, help="The whole plan as JSON.")
+def plan(gateway: str, file: str, since: str, until: str, as_json: bool) -> None:
+    """Show what the Admin API writes in FILE would change in GATEWAY (id or slug), and for recorded requests.
+
+    FILE is JSON or YAML: a list of {method, path, body}. Nothing is applied.
+    """
+    from trustgate.commands.plan import plan as run_plan
+
+    sys.exit(run_plan(gateway, file, since, until, as_json=as_json))
+
+
 @main.command(name="check-config")
 @click.argument("plane", type=click.Choice(PLANE_NAMES), default="proxy")
 def check_config(plane: str) -> None:

@@ -26,6 +26,13 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+def admin_token(tenant: str | None = "acme") -> str:
+    claims: dict[str, Any] = {"sub": "tests", "exp": int(time.time()) + 600}
+    if tenant is not None:
+        claims["tenant_id"] = tenant
+    return jwt.encode(claims, SECRET, algorithm="HS256")
+
+
 class Installation:
     """Addresses of a running installation, and calls of its Admin API with a platform token."""
 
@@ -44,10 +51,7 @@ class Installation:
 
     def call(self, method: str, path: str, body: Any = None, *, tenant: str | None = "acme") -> Any:
         """The JSON answer of an Admin API call that must succeed; without a tenant as the platform."""
-        claims: dict[str, Any] = {"sub": "tests", "exp": int(time.time()) + 600}
-        if tenant is not None:
-            claims["tenant_id"] = tenant
-        headers = {"Authorization": "Bearer " + jwt.encode(claims, SECRET, algorithm="HS256")}
+        headers = {"Authorization": "Bearer " + admin_token(tenant)}
         data = None
         if body is not None:
             data, headers["Content-Type"] = json.dumps(body), "application/json"

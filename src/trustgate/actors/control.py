@@ -189,6 +189,11 @@ class ControlPlane:
         recorded = await self._store.read(gateway_stream(gateway_id), 0, version)
         return fold(event for _, event in pj.decoded(recorded))
 
+    @property
+    def context(self) -> Context:
+        """What commands are decided with, for deciding without carrying out."""
+        return self._desk.context
+
     async def reveal(self, ref: str) -> str:
         """A secret in clear. Raises KeyError when it was erased."""
         return self.follower.reveal(ref) or (await self._store.reveal([ref]))[ref]

@@ -19,6 +19,7 @@ from trustgate.admin.services import AdminServices
 from trustgate.admin.tokens import Identity
 from trustgate.admin.trail import Trail
 from trustgate.domain.commands import Meta
+from trustgate.domain.decision import Context
 from trustgate.domain.directory import DirectoryState
 from trustgate.domain.entities import GatewayState
 from trustgate.domain.errors import not_found
@@ -62,6 +63,9 @@ class ControlPlane(Protocol):
     async def directory(self) -> DirectoryState: ...
     async def states(self) -> Mapping[str, GatewayState]: ...
     async def reveal(self, ref: str) -> str: ...
+
+    @property
+    def context(self) -> Context: ...
 
 
 class Answer(msgspec.Struct, frozen=True):

@@ -83,7 +83,7 @@ def document() -> Json:
         structs += [kind for kind in (operation.body, operation.answer, operation.listed) if kind is not None]
     unique = list(dict.fromkeys(structs))
     schemas, components = msgspec.json.schema_components(unique, ref_template=REF)
-    schema_of = {id(kind): schema for kind, schema in zip(unique, schemas, strict=True)}
+    schema_of: dict[Any, Json] = dict(zip(unique, schemas, strict=True))
     paths: dict[str, Json] = {}
     for operation in OPERATIONS:
         paths.setdefault(operation.path, {})[operation.method.lower()] = _operation(operation, schema_of)
@@ -100,7 +100,7 @@ def document() -> Json:
     }
 
 
-def _operation(operation: Any, schema_of: dict[int, Json]) -> Json:
+def _operation(operation: Any, schema_of: dict[Any, Json]) -> Json:
     described: Json = {
         "summary": operation.summary,
         "tags": [operation.resource],
@@ -115,7 +115,7 @@ def _operation(operation: Any, schema_of: dict[int, Json]) -> Json:
     if operation.body is not None:
         described["requestBody"] = {
             "required": operation.body_required,
-            "content": {"application/json": {"schema": schema_of[id(operation.body)]}},
+            "content": {"application/json": {"schema": schema_of[operation.body]}},
         }
     return described
 
@@ -137,19 +137,19 @@ def _query_parameter(name: str) -> Json:
     return {"name": name, "in": "query", "description": PARAMETERS[name], "schema": schema}
 
 
-def _responses(operation: Any, schema_of: dict[int, Json]) -> Json:
+def _responses(operation: Any, schema_of: dict[Any, Json]) -> Json:
     success: Json = {"description": HTTPStatus(operation.status).phrase}
     if operation.listed is not None:
-        schema = _page_schema(schema_of[id(operation.listed)])
+        schema = _page_schema(schema_of[operation.listed])
         if "view" in operation.query:
-            schema = {"oneOf": [schema, schema_of[id(answers.GroupedRegistries)]]}
+            schema = {"oneOf": [schema, schema_of[answers.GroupedRegistries]]}
         success["content"] = {"application/json": {"schema": schema}}
     elif operation.answer is not None:
-        success["content"] = {"application/json": {"schema": schema_of[id(operation.answer)]}}
+        success["content"] = {"application/json": {"schema": schema_of[operation.answer]}}
     responses = {str(operation.status): success}
     if operation.path == "/readyz":
         responses["503"] = {**success, "description": "A dependency is unavailable"}
-    error = {"application/json": {"schema": schema_of[id(answers.Error)]}}
+    error = {"application/json": {"schema": schema_of[answers.Error]}}
     always = ALWAYS.get(operation.access, WITHIN)
     conditional = (412,) if always == WITHIN and operation.method != "GET" else ()
     for status in sorted({*always, *operation.errors, *conditional}):

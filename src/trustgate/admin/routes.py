@@ -13,7 +13,19 @@ import msgspec
 
 from trustgate.admin import answers
 from trustgate.admin.exchange import Answer, Call
-from trustgate.admin.handlers import auths, catalogs, consumers, gateways, history, policies, registries, roles, system
+from trustgate.admin.handlers import (
+    auths,
+    catalogs,
+    consumers,
+    gateways,
+    history,
+    plan,
+    policies,
+    registries,
+    requests,
+    roles,
+    system,
+)
 from trustgate.domain import inputs
 
 Handler = Callable[[Call], Awaitable[Answer]]
@@ -174,6 +186,8 @@ OPERATIONS: tuple[Operation, ...] = (
                answer=answers.Checkpoints, query=("after",), errors=(422,)),
     _op("POST", "/v1/audit/checkpoints", history.make_checkpoint, "signed_in", "Make a checkpoint now", "history",
         status=201, answer=answers.Checkpoint),
+    _op("POST", f"{GW}/plan", plan.plan, "within", "What a set of changes would do, without doing it", "gateways",
+        body=plan.PlanRequest, answer=plan.PlanAnswer, errors=(409, 412, 422)),
     # Registries
     _op("POST", f"{GW}/registries", registries.create, "within", "Create a registry", "registries", status=201,
         body=inputs.RegistryCreate, answer=answers.Registry, errors=(409, 422)),
@@ -264,6 +278,8 @@ OPERATIONS: tuple[Operation, ...] = (
                answer=answers.MCPServers),
     _signed_in("/v1/playground/traces/{trace_id}", catalogs.playground_trace, "The event of a playground request",
                "playground", answer=dict[str, Any], errors=(404,)),
+    _signed_in("/v1/requests/{trace_id}/explain", requests.explain, "Why a request went as it did", "requests",
+               answer=dict[str, Any], errors=(404,)),
     _signed_in("/v1/config-sync/connections", catalogs.config_sync_connections, "Connected data planes",
                "config-sync", answer=answers.Items, query=("scope",)),
 )  # fmt: skip

@@ -14,7 +14,7 @@ import msgspec
 from trustgate.actors.archive import Archive
 from trustgate.actors.notary import Notary
 from trustgate.domain.decision import Catalog
-from trustgate.domain.entities import Registry
+from trustgate.domain.entities import GatewayState, Registry
 
 Json = dict[str, Any]
 
@@ -82,6 +82,14 @@ async def _no_connections(scope: str | None, tenant: str | None) -> Sequence[Jso
     return []
 
 
+async def _no_explanation(trace_id: str) -> Explanation | None:
+    return None
+
+
+async def _no_forecast(before: GatewayState, after: GatewayState, from_s: float, to_s: float) -> Json:
+    return {"considered": 0}
+
+
 async def _no_health(registry_id: str) -> Json:
     return {"healthy": True, "failures": 0}
 
@@ -92,6 +100,13 @@ async def _no_dependencies() -> Mapping[str, str]:
 
 def _now() -> datetime:
     return datetime.now(UTC)
+
+
+class Explanation(msgspec.Struct, frozen=True):
+    """Why a request went as it did, and whose it was."""
+
+    tenant_id: str
+    document: Json
 
 
 class AccessLog(Protocol):
@@ -155,6 +170,15 @@ class AdminServices(msgspec.Struct, kw_only=True):
 
     notary: Notary | None = None
     """Makes signed checkpoints of the log."""
+
+    explanation: Callable[[str], Awaitable[Explanation | None]] = _no_explanation
+    """The explanation of a request by its trace id; None when its decision is not kept here."""
+
+    forecast: Callable[[GatewayState, GatewayState, float, float], Awaitable[Json]] = _no_forecast
+    """What a gateway's change from one state to another makes of the recorded requests between two Unix times."""
+
+    keeps_decisions: bool = True
+    """Whether decisions are kept at all (`EXPLAIN_ENABLED`)."""
 
     readiness: Callable[[], Awaitable[Mapping[str, str]]] = _no_dependencies
     """Dependency name to `ok` or `unavailable` (spec 06 §5.1); bounded to 2 s by the caller."""

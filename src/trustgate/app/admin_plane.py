@@ -24,14 +24,17 @@ from trustgate.admin.services import (
     AdminSettings,
     ConnectionTest,
     CORSSettings,
+    Explanation,
     MachineKey,
     MachineSettings,
 )
 from trustgate.app.announce import Announcer
+from trustgate.app.decisions import decision_file
+from trustgate.app.explaining import compared, explanation_of
 from trustgate.app.observer import TRACE_KEY
 from trustgate.app.parts import Parts
 from trustgate.app.readiness import Readiness
-from trustgate.domain.entities import Registry
+from trustgate.domain.entities import GatewayState, Registry
 from trustgate.mcp.catalog import servers
 from trustgate.mcp.upstream import RpcError, Unavailable, list_tools
 from trustgate.policies import registry as policies
@@ -169,6 +172,15 @@ def admin_services(parts: Parts, readiness: Readiness, archive: Archive, notary:
         data = await parts.shared.state.get(TRACE_KEY + trace_id)
         return msgspec.json.decode(data, type=dict[str, Any]) if data is not None else None
 
+    decisions = decision_file(parts.settings)
+
+    async def explanation(trace_id: str) -> Explanation | None:
+        return await explanation_of(parts.store, decisions, trace_id)
+
+    async def forecast(before: GatewayState, after: GatewayState, from_s: float, to_s: float) -> Json:
+        work = partial(compared, decisions, before, after, parts.models.prices, from_s, to_s)
+        return await trio.to_thread.run_sync(work, abandon_on_cancel=True)
+
     async def dependencies() -> Mapping[str, str]:
         return readiness.now()
 
@@ -186,6 +198,9 @@ def admin_services(parts: Parts, readiness: Readiness, archive: Archive, notary:
         playground_trace=playground_trace,
         archive=archive,
         notary=notary,
+        explanation=explanation,
+        forecast=forecast,
+        keeps_decisions=parts.settings.explain.enabled,
         readiness=dependencies,
         access_log=access_log(),
         observe=partial(observe, parts.metrics) if parts.metrics.ops else None,

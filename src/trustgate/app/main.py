@@ -17,6 +17,7 @@ import trio
 
 from trustgate.actors.follower import Follower
 from trustgate.app import gauges, listeners, metrics_plane, workers
+from trustgate.app.decisions import noting
 from trustgate.app.meter import Meter
 from trustgate.app.observer import open_observer
 from trustgate.app.parts import Parts, open_parts
@@ -152,7 +153,8 @@ async def run_here(
             serving.append(listeners.admin_server(admin, sockets["admin"], settings, stop, readiness))
         if "proxy" in planes:
             assert follower is not None, "a data plane follows the log"
-            meter = Meter(metrics, parts.models, observer)
+            noted = await stack.enter_async_context(noting(observer, settings, lambda: parts.models.prices))
+            meter = Meter(metrics, parts.models, noted)
             proxy = await stack.enter_async_context(open_proxy(parts, views, follower, meter, readiness))
             serving.append(listeners.wire_server(proxy, sockets["proxy"], settings, stop, readiness, "proxy", watch))
         if "mcp" in planes:

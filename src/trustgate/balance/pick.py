@@ -9,11 +9,15 @@ from trustgate.balance.strategies import Balancer, Hint, Key
 from trustgate.view.model import Route
 
 
-async def pick(
-    balancer: Balancer, health: HealthBook, excluded: AbstractSet[Key], hint: Hint | None = None
+async def unhealthy(balancer: Balancer, health: HealthBook) -> frozenset[str]:
+    """Ids of the balancer's registries that must be avoided now; may suspend once."""
+    return await health.unhealthy(route.registry for route in balancer.routes)
+
+
+def draw(
+    balancer: Balancer, down: AbstractSet[str], excluded: AbstractSet[Key], hint: Hint | None = None
 ) -> Route | None:
-    """Up to one draw per route; the first healthy one wins, and when none is healthy the last drawn."""
-    down = await health.unhealthy(route.registry for route in balancer.routes)
+    """Up to one draw per route; the first whose registry is not `down` wins, and when all are, the last drawn."""
     if not down:
         return balancer.draw(excluded, hint)
     last: Route | None = None
@@ -27,3 +31,10 @@ async def pick(
         last = route
         tried.add(route.key)
     return last
+
+
+async def pick(
+    balancer: Balancer, health: HealthBook, excluded: AbstractSet[Key], hint: Hint | None = None
+) -> Route | None:
+    """The next route by the algorithm and the health of its registries, or None when none is left."""
+    return draw(balancer, await unhealthy(balancer, health), excluded, hint)

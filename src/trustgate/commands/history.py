@@ -134,7 +134,7 @@ def diff(gateway: str, since: str, until: str) -> int:
         id_, past = await gateway_id_of(store, gateway), _past(store)
         first, last = await _version(past, id_, since, "FROM"), await _version(past, id_, until, "TO")
         before, after = await past.archive.state_at(id_, first), await past.archive.state_at(id_, last)
-        _print_changes(_trail(settings, store).difference(before, after), f"{gateway}: version {first} to {last}")
+        print_changes(_trail(settings, store).difference(before, after), f"{gateway}: version {first} to {last}")
         return 0
 
     return with_store(work)
@@ -154,7 +154,7 @@ def revert(gateway: str, to: str, *, dry_run: bool, yes: bool, reason: str, rest
         then = await past.archive.state_at(id_, await _version(past, id_, to, "TO"))
         if then.gateway is None:
             raise DomainError(422, "invalid_as_of", f"the gateway was deleted in version {then.version}")
-        meta = Meta(time=datetime.now(UTC), actor=_author(), source="cli", address=socket.gethostname(), reason=reason)
+        meta = Meta(time=datetime.now(UTC), actor=author(), source="cli", address=socket.gethostname(), reason=reason)
         async with ControlPlane(store, catalog).running() as control:
 
             async def carry_out(run: Any) -> Any:
@@ -162,13 +162,13 @@ def revert(gateway: str, to: str, *, dry_run: bool, yes: bool, reason: str, rest
 
             planned, gone = await carry_out(control.preview)
             changes = shower.difference(planned.before, planned.after)
-            _print_changes(changes, f"{gateway}: back to version {then.version}")
+            print_changes(changes, f"{gateway}: back to version {then.version}")
             for secret in gone:
                 kept = "the present one is kept" if secret.kept else "it has none now"
                 click.echo(f"gone: {secret.path} of {secret.kind} {secret.id}; {kept}", err=True)
             if dry_run or not changes:
                 return 0
-            if not yes and not _confirmed():
+            if not yes and not confirmed():
                 return 1
             done, _ = await carry_out(control.execute)
         applied = "" if done.applied else " (not every live plane has it yet)"
@@ -178,14 +178,14 @@ def revert(gateway: str, to: str, *, dry_run: bool, yes: bool, reason: str, rest
     return with_store(work)
 
 
-def _confirmed() -> bool:
+def confirmed() -> bool:
     try:
         return click.confirm("Carry this out?", err=True)
     except click.Abort:
         return False
 
 
-def _author() -> str:
+def author() -> str:
     """Who carries this out, as far as the operating system knows."""
     try:
         return f"cli:{getpass.getuser()}"
@@ -225,7 +225,7 @@ def _short(value: Any) -> str:
     return text if len(text) <= SHORT else text[: SHORT - 1] + "…"
 
 
-def _print_changes(changes: Sequence[answers.ObjectChange], title: str) -> None:
+def print_changes(changes: Sequence[answers.ObjectChange], title: str) -> None:
     if not changes:
         click.echo(f"{title}: nothing differs")
         return

@@ -33,26 +33,34 @@ def console(*, stderr: bool = False) -> Console:
 
 def with_store(work: Work) -> int:
     """Run `work` on the store of this environment; returns its exit code, or 1 for what it cannot start or finish."""
+
+    async def run(settings: Settings) -> int:
+        from trustgate.app.storage import store_of
+
+        async with store_of(settings, CONTROL_PLANE, settings.secrets.server_key) as store:
+            return await work(settings, store)
+
+    return guarded(run)
+
+
+def guarded(work: Callable[[Settings], Awaitable[int]], *, must_exist: bool = True) -> int:
+    """Run `work` with the settings of this environment; returns its exit code, or 1 for what it cannot do.
+
+    Without `must_exist`, an embedded store that is not there yet is made.
+    """
     logs.configure("WARN", console=sys.stderr.buffer)  # stdout is for results
     try:
         settings, _ = load_settings()
         settings.check(CONTROL_PLANE)
-        if settings.embedded(CONTROL_PLANE):
+        if must_exist and settings.embedded(CONTROL_PLANE):
             _check_exists(settings)
         settings, _ = with_server_key(settings, CONTROL_PLANE)
         check_length(settings.secrets.server_key)
-        return trio.run(_run, settings, work)
+        return trio.run(work, settings)
     except* (ConfigurationError, StoreError, DomainError, UnknownEvent, CorruptEvent, LogGap, OSError) as group:
         for error in _leaves(group):
             click.echo(_text(error), err=True)
     return 1
-
-
-async def _run(settings: Settings, work: Work) -> int:
-    from trustgate.app.storage import store_of
-
-    async with store_of(settings, CONTROL_PLANE, settings.secrets.server_key) as store:
-        return await work(settings, store)
 
 
 def _check_exists(settings: Settings) -> None:

@@ -284,7 +284,7 @@ def cut_batches(stage: str, entries: list[Entry]) -> tuple[Batch, ...]:
 
 
 def _mark(entry: Entry, run: Run) -> Mark:
-    mark = Mark(name=entry.slug, stage=entry.stage)
+    mark = Mark(name=entry.slug, stage=entry.stage, policy_id=entry.policy_id)
     run.marks.append(mark)
     return mark
 

@@ -170,6 +170,7 @@ class Mark(msgspec.Struct, kw_only=True):
 
     name: str
     stage: str
+    policy_id: str = ""
     decision: str = ""
     latency_ms: float = 0.0
     status_code: int = 0

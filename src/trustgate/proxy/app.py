@@ -92,7 +92,7 @@ class ProxyApp:
         try:
             return await pipeline.run(exchange, self._services)
         except Refusal as refusal:
-            exchange.error_code = refusal.code
+            exchange.error_code, exchange.error_message = refusal.code, refusal.message
             return Reply(status=refusal.status, headers=[JSON], body=error_body(refusal.code, refusal.message))
         except TooLarge:
             text = (b"content-type", b"text/plain; charset=utf-8")

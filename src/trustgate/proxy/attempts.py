@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
-from trustgate.balance.pick import pick
+from trustgate.balance.pick import draw, pick, unhealthy
 from trustgate.balance.strategies import Balancer, Hint, Key
 from trustgate.proxy.call import Result, try_upstream
 from trustgate.proxy.candidates import Candidate, route_of
@@ -42,6 +42,9 @@ class Targets:
         self._balancer = balancer
         self._services = services
         self.hint: Hint | None = None
+        self.in_flight: dict[Key, int] = {}
+        self.unhealthy: frozenset[str] = frozenset()
+        """What the balancer saw at the first pick, for `explain`."""
         self.excluded: set[Key] = set()
         self._used: set[str] = set()
         self._extra: list[Candidate] = []
@@ -73,9 +76,13 @@ class Targets:
 
     async def first(self) -> Route | None:
         """The first pick of a balanced request (spec 02 §7.7)."""
-        route = await pick(self._balancer, self._services.health, self.excluded, self.hint)
-        if route is not None:
-            return route
+        self.unhealthy = await unhealthy(self._balancer, self._services.health)
+        self.in_flight = self._balancer.in_flight.copy()
+        route = draw(self._balancer, self.unhealthy, self.excluded, self.hint)
+        return route if route is not None else self.beyond_the_pool()
+
+    def beyond_the_pool(self) -> Route | None:
+        """Where a balanced request goes when no route of the pool is left for it."""
         if self._exchange.intent.pinned:
             return self.pinned()
         return self._chain(None) if self._consumer.fallback_enabled else None

@@ -32,8 +32,11 @@ Write = Callable[[bytes], Awaitable[None]]
 NO_PLAN = RoutingPlan(None)
 
 
-class Attempt(msgspec.Struct, kw_only=True):
-    """One upstream try as telemetry reports it (spec 06 §9.2). `status_code` 0: no upstream response."""
+class Attempt(msgspec.Struct, kw_only=True, array_like=True):
+    """One upstream try as telemetry reports it (spec 06 §9.2). `status_code` 0: no upstream response.
+
+    Encoded as an array, it is a `decisions.record.Try`: members are only ever added at the end.
+    """
 
     registry_id: str
     provider: str
@@ -57,14 +60,6 @@ class Reply(msgspec.Struct, kw_only=True):
     stream: Callable[[Write], Awaitable[None]] | None = None
 
 
-class Decision(msgspec.Struct, frozen=True):
-    """One stage's word on the request, kept for `explain`."""
-
-    stage: str
-    verdict: str
-    detail: str = ""
-
-
 class Exchange:
     """A request and what became of it."""
 
@@ -79,6 +74,7 @@ class Exchange:
         "consumer",
         "ended_at",
         "error_code",
+        "error_message",
         "finish_reason",
         "first_byte_at",
         "header_map",
@@ -103,6 +99,7 @@ class Exchange:
         "sent_model",
         "session_id",
         "session_supplied",
+        "stage",
         "started_at",
         "started_unix",
         "streaming",
@@ -176,6 +173,9 @@ class Exchange:
         self.reply_headers: HeaderList = []
         self.reply_body: bytes = b""
         self.error_code = ""
+        self.error_message = ""
+        self.stage = ""
+        """The stage that answered or refused, when it was not the upstream's answer that ended the request."""
         self.answered = False
         """An upstream answered, and that answer was not replaced by a policy."""
         self.aborted = False

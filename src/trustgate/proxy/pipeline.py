@@ -324,10 +324,16 @@ STAGES: tuple[Stage, ...] = (
 
 async def run(exchange: Exchange, services: ProxyServices) -> Reply:
     """The answer to a request. Raises Refusal; cancellation means that the client left."""
-    for stage in STAGES:
-        outcome = stage(exchange, services)
-        if outcome is not None:
-            reply = outcome if isinstance(outcome, Reply) else await outcome
-            if reply is not None:
-                return reply
+    stage = find_gateway
+    try:
+        for stage in STAGES:
+            outcome = stage(exchange, services)
+            if outcome is not None:
+                reply = outcome if isinstance(outcome, Reply) else await outcome
+                if reply is not None:
+                    exchange.stage = stage.__name__
+                    return reply
+    except BaseException:
+        exchange.stage = stage.__name__
+        raise
     raise AssertionError("the last stage always answers")

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Struct
 
 import trustgate
-from trustgate.settings import areas, reporting, services
+from trustgate.settings import areas, explaining, reporting, services
 from trustgate.settings.checks import check
 from trustgate.settings.values import Warning, fields_of, load_area, lookup
 
@@ -43,6 +43,7 @@ class Settings(Struct, frozen=True):
     telemetry: reporting.Telemetry
     metrics: reporting.Metrics
     otlp: reporting.Otlp
+    explain: explaining.Explain
     config_sync: reporting.ConfigSync
     warnings: tuple[Warning, ...] = ()
 
