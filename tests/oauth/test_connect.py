@@ -59,7 +59,7 @@ def keyed(tenant: Tenant, upstream: Upstream) -> tuple[str, str]:
 
 
 def test_from_consent_to_a_call_with_the_users_own_token(
-    keyed: tuple[str, str], client: Client, upstream: Upstream, log: pathlib.Path
+    tenant: Tenant, keyed: tuple[str, str], client: Client, upstream: Upstream, log: pathlib.Path
 ) -> None:
     url, key = keyed
     page = consent_url(client, url, X_AG_API_Key=key)
@@ -81,6 +81,11 @@ def test_from_consent_to_a_call_with_the_users_own_token(
     assert posted["grant_type"] == "authorization_code" and posted["client_secret"] == "app-secret-1"
     assert posted["code_verifier"]
     assert client.whoami(url, X_AG_API_Key=key) == "Bearer at-secret-1"
+    (shown_link,) = tenant.call("GET", f"{tenant.base}/links?provider=notes")["items"]
+    assert (shown_link["subject"], shown_link["state"]) == ("robot", "linked") and "token" not in str(shown_link)
+    stranger = Tenant(tenant.installation, "globex")
+    with pytest.raises(AssertionError, match="404"):
+        stranger.call("GET", f"{tenant.base}/links")
     revoked = client.http.post(f"{client.mcp}/oauth/disconnect/notes", params={"ticket": query_of(page)["ticket"]})
     assert revoked.status_code == 200 and "Connect</a>" in revoked.text
     again = client.http.post(f"{client.mcp}/oauth/disconnect/notes", params={"ticket": query_of(page)["ticket"]})
@@ -91,6 +96,19 @@ def test_from_consent_to_a_call_with_the_users_own_token(
         assert f'"event":"{event}"' in text
     for secret in ("at-secret-1", "app-secret-1", "r-1", key, query_of(page)["ticket"]):
         assert secret not in text
+
+
+def test_an_administrator_ends_a_link(
+    tenant: Tenant, keyed: tuple[str, str], client: Client, upstream: Upstream
+) -> None:
+    url, key = keyed
+    link(client, consent_url(client, url, X_AG_API_Key=key), upstream, "at-2")
+    (shown,) = tenant.call("GET", f"{tenant.base}/links?subject=robot")["items"]
+    assert tenant.call("GET", f"{tenant.base}/links?subject=other")["items"] == []
+    tenant.call("DELETE", f"{tenant.base}/links/{shown['id']}")
+    assert client.whoami(url, X_AG_API_Key=key)["code"] == -32003
+    with pytest.raises(AssertionError, match="404"):
+        tenant.call("DELETE", f"{tenant.base}/links/{shown['id']}")
 
 
 def test_an_old_token_is_refreshed_once_and_a_refused_refresh_asks_again(

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote
 
+import httpx
 import jwt as pyjwt
 import pytest
 from cryptography import x509
@@ -17,7 +18,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from tests.e2e.installation import Installation, installed
+from tests.e2e.installation import Demo, Installation, installed
+from tests.e2e.upstream import FaultyUpstream
 from tests.oauth.world import Client, Tenant, Upstream
 from trustgate.identity import mtls
 from trustgate.identity.jwt import Refused
@@ -94,6 +96,29 @@ def test_a_forwarded_certificate_counts_only_from_a_trusted_peer(
     assert final.status_code == 401, "a certificate that can be read is final"
     garbage = last_counts.rpc(url, "ping", X_Forwarded_Client_Cert="Cert=nonsense", X_AG_API_Key=key)
     assert garbage.status_code == 200, "one that cannot is no credential at all"
+
+
+def test_a_client_certificate_opens_the_proxy_plane_too(trusting: Installation) -> None:
+    provider = FaultyUpstream()
+    try:
+        demo = Demo(trusting)
+        demo.registry("r", provider.url("ok"))
+        demo.open()
+        config = {"mtls": {"ca_cert": pem(CA)}}
+        auth = trusting.call("POST", f"{demo.base}/auths", {"name": "m", "type": "mtls", "config": config})["id"]
+        trusting.call("POST", f"{demo.base}/consumers/{demo.consumer_id}/auths/{auth}")
+        headers = {"X-AG-Gateway-Slug": demo.gateway_slug}
+        body = {"model": "m-up", "messages": [{"role": "user", "content": "hi"}]}
+
+        def call(pair: Pair | None, **more: str) -> int:
+            sent = headers | more | ({"X-Forwarded-Client-Cert": xfcc(pair)} if pair else {})
+            return httpx.post(f"{demo.url}/v1/chat/completions", json=body, headers=sent, trust_env=False).status_code
+
+        assert call(ROBOT) == 200
+        assert call(None) == call(certificate("robot", OTHER_CA)) == 401
+        assert call(ROBOT, **{"X-AG-API-Key": "ag_wrong"}) == 401, "a key that is presented decides"
+    finally:
+        provider.close()
 
 
 @pytest.mark.parametrize(

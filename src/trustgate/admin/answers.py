@@ -379,6 +379,19 @@ class Auth(msgspec.Struct, omit_defaults=True, kw_only=True):
     updated_at: str
 
 
+class Link(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """A user's own account at an upstream server. `state`: `linked` or `expired`."""
+
+    id: str
+    subject: str
+    provider: str
+    state: str
+    scopes: list[str]
+    expires_at: str = ""
+    created_at: str
+    updated_at: str
+
+
 class Policy(msgspec.Struct, omit_defaults=True, kw_only=True):
     id: str
     gateway_id: str

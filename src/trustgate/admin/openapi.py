@@ -36,6 +36,7 @@ DESCRIPTION = """Configuration of gateways. Every write is one command, decided 
 
 PARAMETERS: dict[str, str] = {
     "page": "Number of the page, from 1",
+    "subject": "Only links of this user",
     "size": "Items on a page, at most 200",
     "search": "Text that names (or slugs) must contain, in any case",
     "name": "Same as `search`, used while that is empty",

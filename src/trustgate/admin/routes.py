@@ -19,6 +19,7 @@ from trustgate.admin.handlers import (
     consumers,
     gateways,
     history,
+    links,
     plan,
     policies,
     registries,
@@ -250,6 +251,10 @@ OPERATIONS: tuple[Operation, ...] = (
     _op("DELETE", f"{GW}/auths/{{id}}", auths.delete, "within", "Delete an auth", "auths", status=204, errors=(409,)),
     _op("POST", f"{GW}/auths/{{id}}/rotate", auths.rotate, "within", "Replace the key of an API key auth", "auths",
         answer=answers.Auth, errors=(422,)),
+    # Links
+    _op("GET", f"{GW}/links", links.list_all, "within", "List what users have linked", "links",
+        listed=answers.Link, query=("subject", "provider", *PAGING), errors=(422,)),
+    _op("DELETE", f"{GW}/links/{{id}}", links.delete, "within", "Delete a user's link", "links", status=204),
     # Policies
     _op("POST", f"{GW}/policies", policies.create, "within", "Create a policy", "policies", status=201,
         body=inputs.PolicyCreate, answer=answers.Policy, errors=(409, 422)),

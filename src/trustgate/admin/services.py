@@ -90,6 +90,14 @@ async def _no_forecast(before: GatewayState, after: GatewayState, from_s: float,
     return {"considered": 0}
 
 
+async def _no_links(gateway_id: str) -> Sequence[Json]:
+    return ()
+
+
+async def _no_link(gateway_id: str, link_id: str) -> bool:
+    return False
+
+
 async def _no_health(registry_id: str) -> Json:
     return {"healthy": True, "failures": 0}
 
@@ -182,6 +190,12 @@ class AdminServices(msgspec.Struct, kw_only=True):
 
     readiness: Callable[[], Awaitable[Mapping[str, str]]] = _no_dependencies
     """Dependency name to `ok` or `unavailable` (spec 06 §5.1); bounded to 2 s by the caller."""
+
+    links: Callable[[str], Awaitable[Sequence[Json]]] = _no_links
+    """What users of a gateway have linked: `id`, `subject`, `provider`, `state`, `scopes`, times."""
+
+    unlink: Callable[[str, str], Awaitable[bool]] = _no_link
+    """Delete a link by gateway id and id; whether it was there."""
 
     access_log: AccessLog | None = None
 

@@ -31,6 +31,7 @@ from trustgate.admin.services import (
 from trustgate.app.announce import Announcer
 from trustgate.app.decisions import decision_file
 from trustgate.app.explaining import compared, explanation_of
+from trustgate.app.links import Links
 from trustgate.app.observer import TRACE_KEY
 from trustgate.app.parts import Parts
 from trustgate.app.readiness import Readiness
@@ -184,6 +185,7 @@ def admin_services(parts: Parts, readiness: Readiness, archive: Archive, notary:
     async def dependencies() -> Mapping[str, str]:
         return readiness.now()
 
+    links = Links(parts)
     return AdminServices(
         settings=admin_settings(parts.settings, parts.secret_key),
         catalog=parts.catalog,
@@ -202,6 +204,8 @@ def admin_services(parts: Parts, readiness: Readiness, archive: Archive, notary:
         forecast=forecast,
         keeps_decisions=parts.settings.explain.enabled,
         readiness=dependencies,
+        links=links.all,
+        unlink=links.delete,
         access_log=access_log(),
         observe=partial(observe, parts.metrics) if parts.metrics.ops else None,
     )

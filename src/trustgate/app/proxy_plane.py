@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from ipaddress import ip_network
 
 import trio
 
@@ -70,12 +71,18 @@ def proxy_cors(settings: Settings) -> Cors | None:
 
 
 @asynccontextmanager
-async def open_identity(secret_key: bytes, now: Callable[[], float] = time.time) -> AsyncIterator[IdentityServices]:
+async def open_identity(
+    secret_key: bytes, xfcc_from: Sequence[str], now: Callable[[], float] = time.time
+) -> AsyncIterator[IdentityServices]:
     """Key sets and introspection of one plane."""
     fetcher, introspector = HttpFetcher(), Introspector(now)
     try:
         yield IdentityServices(
-            key_sets=KeySets(fetcher, time.monotonic), introspector=introspector, secret_key=secret_key, now=now
+            key_sets=KeySets(fetcher, time.monotonic),
+            introspector=introspector,
+            secret_key=secret_key,
+            now=now,
+            xfcc_from=tuple(ip_network(block) for block in xfcc_from),
         )
     finally:
         with trio.CancelScope(shield=True):
@@ -90,7 +97,9 @@ async def open_proxy(
     """The proxy application; its background tasks live as long as the context."""
     settings, shared = parts.settings, parts.shared
     async with AsyncExitStack() as stack:
-        identity = await stack.enter_async_context(open_identity(parts.secret_key.encode(), parts.now))
+        identity = await stack.enter_async_context(
+            open_identity(parts.secret_key.encode(), settings.server.trust_xfcc_from, parts.now)
+        )
         background = await stack.enter_async_context(trio.open_nursery())
         stack.callback(background.cancel_scope.cancel)
         health = parts.health

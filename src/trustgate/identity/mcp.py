@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Callable, Mapping, Sequence
-from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Any
 
 import msgspec
@@ -70,7 +69,7 @@ class McpIdentityServices(msgspec.Struct, frozen=True, kw_only=True):
     keys: SigningKeys
     now: Callable[[], float]
     built_in: Auth | None = None
-    xfcc_from: Sequence[IPv4Network | IPv6Network] = ()
+    xfcc_from: mtls.Networks = ()
 
 
 def uses_built_in(consumer: ConsumerView, view: GatewayView, built_in: Auth | None) -> bool:
@@ -152,22 +151,11 @@ def key_subject(auth: Auth, view: GatewayView) -> str:
 # Client certificates
 
 
-def presented_certificate(
-    request: CallRequest, trusted: Sequence[IPv4Network | IPv6Network]
-) -> mtls.Certificate | None:
+def presented_certificate(request: CallRequest, trusted: mtls.Networks) -> mtls.Certificate | None:
     """The TLS peer's certificate, else one that a trusted peer forwards and that can be read."""
     if request.client_certificate is not None:
         return mtls.from_der(request.client_certificate)
-    forwarded = request.headers.get(b"x-forwarded-client-cert")
-    if not forwarded or not trusted:
-        return None
-    try:
-        peer = ip_address(request.peer_ip)
-    except ValueError:
-        return None
-    if not any(peer in network for network in trusted):
-        return None
-    return mtls.from_xfcc(forwarded.decode("latin-1"))
+    return mtls.forwarded(request.headers, request.peer_ip, trusted)
 
 
 def by_certificate(certificate: mtls.Certificate, services: McpIdentityServices, scope: Scope | None) -> Caller:

@@ -7,9 +7,10 @@ clients; then its names and fingerprint count. What must not live here: which pe
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
+from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Any
 from urllib.parse import unquote_plus
 
@@ -51,6 +52,21 @@ def dns_names(certificate: x509.Certificate) -> tuple[str, ...]:
     except (x509.ExtensionNotFound, ValueError):
         return ()
     return tuple(names.get_values_for_type(x509.DNSName))
+
+
+Networks = Sequence[IPv4Network | IPv6Network]
+
+
+def forwarded(headers: Mapping[bytes, bytes], peer_ip: str, trusted: Networks) -> Certificate | None:
+    """The certificate that a trusted peer forwards; None where there is none, or none that can be read."""
+    header = headers.get(b"x-forwarded-client-cert")
+    if not header or not trusted:
+        return None
+    try:
+        peer = ip_address(peer_ip)
+    except ValueError:
+        return None
+    return from_xfcc(header.decode("latin-1")) if any(peer in network for network in trusted) else None
 
 
 def from_der(der: bytes) -> Certificate | None:

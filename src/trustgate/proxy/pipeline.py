@@ -94,7 +94,9 @@ async def authenticate_late(exchange: Exchange, services: ProxyServices) -> None
     view, consumer = exchange.view, exchange.consumer
     assert view is not None and consumer is not None
     try:
-        exchange.principal = await authenticate(view, consumer, exchange.header_map, services.identity)
+        exchange.principal = await authenticate(
+            view, consumer, exchange.header_map, services.identity, exchange.client_ip
+        )
         return
     except AuthError as error:
         refused = error
@@ -105,7 +107,9 @@ async def authenticate_late(exchange: Exchange, services: ProxyServices) -> None
         raise Refusal(refused.code, refused.message, refused.status)
     exchange.view, exchange.consumer = newer, fresh
     try:
-        exchange.principal = await authenticate(newer, fresh, exchange.header_map, services.identity)
+        exchange.principal = await authenticate(
+            newer, fresh, exchange.header_map, services.identity, exchange.client_ip
+        )
     except AuthError as error:
         raise Refusal(error.code, error.message, error.status) from None
 
