@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from trustgate.providers.prices import PriceBook, cost
-from trustgate.proxy.exchange import Exchange, HeaderList
+from trustgate.proxy.exchange import Exchange
 from trustgate.telemetry.event import Facts, Tokens
 
 
@@ -104,7 +104,8 @@ def facts_of(exchange: Exchange, prices: PriceBook, *, attempts: bool = True, po
         streaming=exchange.streaming,
         finish_reason=exchange.finish_reason,
         request_headers=exchange.headers,
-        response_headers=answer_headers(exchange),
+        response_headers=exchange.reply_headers,
+        own_headers=own_headers(exchange),
         request_body=exchange.client_body,
         response_body=exchange.reply_body,
         usage=tokens_of(exchange),
@@ -120,17 +121,16 @@ def facts_of(exchange: Exchange, prices: PriceBook, *, attempts: bool = True, po
     )
 
 
-def answer_headers(exchange: Exchange) -> HeaderList:
-    """The client's headers without the security ones; of a stream, only the provider's and the policies'."""
-    headers = exchange.reply_headers
+def own_headers(exchange: Exchange) -> dict[str, list[str]]:
+    """What the plane adds to the answer; the record of a stream has the provider's and the policies' headers only."""
     if exchange.streaming:
-        return headers
-    own: HeaderList = [(b"x-ag-trace-id", exchange.trace_id.encode())]
+        return {}
+    own = {"X-Ag-Trace-Id": [exchange.trace_id]}
     if exchange.session_id:
-        own.append((b"x-session-id", exchange.session_id.encode()))
+        own["X-Session-Id"] = [exchange.session_id]
     if exchange.view is not None:
-        own.append((b"x-ag-config-version", b"%d" % exchange.view.version))
-    return [*headers, *own]
+        own["X-Ag-Config-Version"] = [str(exchange.view.version)]
+    return own
 
 
 def tokens_of(exchange: Exchange) -> Tokens | None:

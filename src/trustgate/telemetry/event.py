@@ -21,7 +21,6 @@ from trustgate.telemetry.sanitize import body_text, header_map, redact
 SCHEMA_VERSION = 3
 FLAGGED = frozenset({"block", "blocked", "report", "reported", "throttle"})
 TIMEOUTS = frozenset({408, 504})
-ZEROS = "0." + "0" * 324  # as many as the smallest double needs
 
 Json = dict[str, Any]
 Headers = Sequence[tuple[bytes, bytes]]
@@ -232,7 +231,8 @@ class Reservation(Protocol):
 class Facts(Struct, kw_only=True):
     """Everything a record is made of. Times are Unix seconds and milliseconds, cost is USD (prompt, completion).
 
-    `provider_ms` None: the sum of the attempts. `policies` are those that left a mark.
+    `provider_ms` None: the sum of the attempts. `policies` are those that left a mark. `own_headers` are those of the
+    answer that the plane adds, by canonical name.
     """
 
     kind: str = "llm"
@@ -261,6 +261,7 @@ class Facts(Struct, kw_only=True):
     finish_reason: str = ""
     request_headers: Headers = ()
     response_headers: Headers = ()
+    own_headers: dict[str, list[str]] = {}
     request_body: bytes = b""
     response_body: bytes = b""
     usage: Tokens | None = None
@@ -321,7 +322,7 @@ def build(facts: Facts) -> Event:
             finish_reason=facts.finish_reason,
             streaming=facts.streaming,
             body=None,
-            headers=header_map(facts.response_headers),
+            headers=header_map(facts.response_headers) | facts.own_headers,
         ),
         usage=usage,
         cost=cost_part(*facts.cost) if facts.cost is not None else None,
@@ -374,14 +375,13 @@ def cost_part(prompt: float, completion: float) -> Cost:
 
 
 def number(value: float) -> Raw:
-    """A JSON number without an exponent, as short as `repr` has it."""
-    text = repr(value)
-    if 0.0 < value < 1e-4:  # `repr` has an exponent: 1.5e-07
-        end = text.index("e")
-        text = ZEROS[: 1 + int(text[end + 2 :])] + text[0] + text[2:end]
-    elif value >= 1e16:
-        text = f"{value:.1f}"
-    return Raw(text.encode())
+    """A JSON number that reads as `value`, without an exponent and as short as that can be."""
+    text = _encode(value)  # several times as fast as `repr`
+    end = text.find(b"e")
+    if end < 0:
+        return Raw(text)
+    digits, places = text[:end].replace(b".", b""), int(text[end + 1 :])
+    return Raw(b"0." + b"0" * (-places - 1) + digits if places < 0 else b"%d.0" % int(value))
 
 
 def attempt_entry(attempt: Attempt) -> AttemptEntry:
@@ -451,7 +451,7 @@ def raw_view(event: Event, sent: str, answered: str | None) -> RawView:
 
 def metadata_view(event: Event) -> Event:
     """The record that leaves without bodies: also without the evidence of guards, which quotes them."""
-    if not any("findings" in entry.extras for entry in event.policy_chain):
+    if not event.policy_chain or not any("findings" in entry.extras for entry in event.policy_chain):
         return event
     chain = [
         replace(entry, extras=without_evidence(entry.extras)) if "findings" in entry.extras else entry
@@ -470,7 +470,7 @@ def without_evidence(value: Any) -> Any:
 
 
 def encode(event: Event) -> bytes:
-    return _encoder.encode(event)
+    return _encode(event)
 
 
-_encoder = msgspec.json.Encoder(enc_hook=str)  # extras hold whatever a policy put there
+_encode = msgspec.json.Encoder(enc_hook=str).encode  # extras hold whatever a policy put there

@@ -9,8 +9,9 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable
+from functools import cached_property
 
 import structlog
 from msgspec import Struct
@@ -34,7 +35,7 @@ Keep = Callable[[str, bytes], None]
 """Takes the trace id and the JSON of a complete record; called by a worker."""
 
 
-class Routing(Struct, frozen=True):
+class Routing(Struct, frozen=True, dict=True):
     """The outlets of one gateway's records."""
 
     metadata: tuple[Outlet, ...] = ()
@@ -43,6 +44,11 @@ class Routing(Struct, frozen=True):
     @property
     def idle(self) -> bool:
         return not self.metadata and not self.raw
+
+    @cached_property
+    def encoded(self) -> bool:
+        """Whether an outlet wants the record as JSON."""
+        return any(outlet.form == "encoded" for outlet in self.metadata)
 
 
 class Job(Struct, frozen=True):
@@ -171,7 +177,7 @@ class Publisher:
 
     def _publish(self, jobs: list[Job]) -> None:
         """Make the records and hand each outlet all of its own at once."""
-        batches: dict[Outlet, list[Item]] = {}
+        batches: defaultdict[Outlet, list[Item]] = defaultdict(list)
         built = failed = 0
         for job in jobs:
             try:
@@ -187,21 +193,20 @@ class Publisher:
             self._failed += failed
 
 
-def make(job: Job, batches: dict[Outlet, list[Item]]) -> None:
+def make(job: Job, batches: defaultdict[Outlet, list[Item]]) -> None:
     """Build the record of a job, and add what its outlets want of it to their batches."""
     facts, routing = job.facts(), job.routing
     event = records.build(facts)
     if routing.metadata:
         shown = records.metadata_view(event)
-        encoded = any(outlet.form == "encoded" for outlet in routing.metadata)
-        item = Metadata(shown, records.encode(shown) if encoded else b"")
+        item = Metadata(shown, records.encode(shown) if routing.encoded else b"")
         for outlet in routing.metadata:
-            batches.setdefault(outlet, []).append(item)
+            batches[outlet].append(item)
     if routing.raw or job.keep is not None:
         sent, answered = records.bodies(facts)
         if routing.raw:
             bodies = Bodies(records.raw_view(event, sent, answered))
             for outlet in routing.raw:
-                batches.setdefault(outlet, []).append(bodies)
+                batches[outlet].append(bodies)
         if job.keep is not None:
             job.keep(event.trace_id, records.encode(records.complete(event, sent, answered)))
