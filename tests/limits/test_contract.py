@@ -50,7 +50,7 @@ async def redis_backend(url: str) -> AsyncIterator[Limits]:
 async def remote_backend(path: str) -> AsyncIterator[Limits]:
     async with trio.open_nursery() as nursery:
         await nursery.start(serve_shared, path, MemoryLimits(), LocalState(trio.current_time))
-        async with remote_shared(path) as (limits, _):
+        async with remote_shared(path) as (limits, *_):
             yield limits
         nursery.cancel_scope.cancel()
 

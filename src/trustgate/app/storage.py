@@ -14,6 +14,7 @@ import trio
 
 from trustgate.app import workers
 from trustgate.limits import Limits, MemoryLimits
+from trustgate.limits.bus import Bus, LocalBus
 from trustgate.limits.remote import remote_shared
 from trustgate.limits.shared import LocalState, RedisState, SharedState
 from trustgate.settings import ConfigurationError, Settings
@@ -22,16 +23,18 @@ from trustgate.store import EventStore, PostgresConfig, aws_password_source, ope
 
 STORE_FILE = "trustgate.db"
 REDIS_BUDGET_S = 5.0
+BUS = "trustgate:bus"
 SERVER_KEY = "trustgate:server:secret-key"
 
 log = structlog.get_logger("trustgate.app")
 
 
 class Shared(msgspec.Struct, kw_only=True):
-    """State that requests share: counters and small values. `redis` is None in process."""
+    """State that requests share: counters, small values, and news. `redis` is None in process."""
 
     limits: Limits
     state: SharedState
+    bus: Bus
     redis: Any = None
 
 
@@ -42,15 +45,16 @@ async def open_shared(settings: Settings) -> AsyncIterator[Shared]:
     Raises ConfigurationError when Redis does not answer.
     """
     if not settings.redis.configured and (path := workers.shared_socket()):
-        async with remote_shared(path) as (limits, state):
-            yield Shared(limits=limits, state=state)
+        async with remote_shared(path) as (limits, state, bus):
+            yield Shared(limits=limits, state=state, bus=bus)
         return
     if not settings.redis.configured:
-        yield Shared(limits=MemoryLimits(), state=LocalState(trio.current_time))
+        yield Shared(limits=MemoryLimits(), state=LocalState(trio.current_time), bus=LocalBus())
         return
     import coredis  # large, and not for embedded installations
 
     from trustgate.limits.redis import redis_limits
+    from trustgate.limits.redis_bus import RedisBus
 
     config = settings.redis
     options: dict[str, Any] = {
@@ -74,7 +78,7 @@ async def open_shared(settings: Settings) -> AsyncIterator[Shared]:
             raise ConfigurationError(f"redis at {config.host}:{config.port} does not answer: {error}") from error
         log.info("redis connected successfully", host=config.host, port=config.port)
         async with redis_limits(redis) as limits:
-            yield Shared(limits=limits, state=RedisState(redis), redis=redis)
+            yield Shared(limits=limits, state=RedisState(redis), bus=RedisBus(redis, BUS), redis=redis)
 
 
 async def server_key(settings: Settings, planes: frozenset[str], shared: Shared) -> str:

@@ -9,6 +9,7 @@ answered by one, in order.
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import struct
@@ -19,13 +20,17 @@ from typing import Any
 import msgspec
 import trio
 
+from trustgate.limits.bus import Hear, LocalBus
 from trustgate.limits.memory import MemoryLimits
 from trustgate.limits.ops import Charged, LimitsUnavailable, Op, Peeked, Reply, Reserved, Slid
-from trustgate.limits.shared import LocalState
+from trustgate.limits.shared import Entry, LocalState
 
 MAX_FRAME_BYTES = 64 * 1024 * 1024
 MAX_WAITING = 4096
 ANSWER_TIMEOUT_S = 2.0
+RETRY_S = 0.5
+
+log = logging.getLogger("trustgate.limits")
 
 
 class Count(msgspec.Struct, frozen=True, tag=True):
@@ -50,6 +55,28 @@ class Delete(msgspec.Struct, frozen=True, tag=True):
     key: str
 
 
+class Append(msgspec.Struct, frozen=True, tag=True):
+    key: str
+    value: bytes
+    keep: int
+    ttl_s: float
+
+
+class Entries(msgspec.Struct, frozen=True, tag=True):
+    key: str
+    after: str
+
+
+class Publish(msgspec.Struct, frozen=True, tag=True):
+    """To every worker that listens."""
+
+    message: bytes
+
+
+class Listen(msgspec.Struct, frozen=True, tag=True):
+    """From now on this connection is sent what is published, a frame each, and asks nothing more."""
+
+
 class Counted(msgspec.Struct, frozen=True, tag=True):
     """Replies by kind and members; their kinds follow from the operations."""
 
@@ -60,8 +87,14 @@ class Value(msgspec.Struct, frozen=True, tag=True):
     value: bytes | None
 
 
-Ask = Count | Get | Put | Take | Delete
-Answer = Counted | Value
+class Found(msgspec.Struct, frozen=True, tag=True):
+    """Entries of a log."""
+
+    entries: list[Entry]
+
+
+Ask = Count | Get | Put | Take | Delete | Append | Entries | Publish | Listen
+Answer = Counted | Value | Found
 KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in (Slid, Charged, Peeked, Reserved)}
 
 _asks = msgspec.msgpack.Decoder(list[Ask])
@@ -117,11 +150,16 @@ async def serve_shared(
 ) -> None:
     """Answer workers on the Unix socket `path` (mode 0600) until cancelled."""
     listener = listen(path)
+    bus = LocalBus()
 
     async def answer(stream: trio.SocketStream) -> None:
         try:
             while (frame := await read_frame(stream)) is not None:
-                answers = [await apply(ask, limits, state) for ask in _asks.decode(frame)]
+                asks = _asks.decode(frame)
+                if asks and isinstance(asks[0], Listen):
+                    await pass_on(stream, bus)
+                    return
+                answers = [await apply(ask, limits, state, bus) for ask in asks]
                 await write_frame(stream, answers)
         except (trio.BrokenResourceError, trio.ClosedResourceError, msgspec.DecodeError):
             return  # that worker is gone, or is no worker; the others go on
@@ -129,6 +167,29 @@ async def serve_shared(
     async with trio.open_nursery() as nursery:
         await nursery.start(trio.serve_listeners, answer, [listener])
         task_status.started()
+
+
+async def pass_on(stream: trio.SocketStream, bus: LocalBus) -> None:
+    """Send what is published to one worker until it is gone; what it does not take in time is not kept for it."""
+    outgoing, incoming = trio.open_memory_channel[bytes](MAX_WAITING)
+
+    def hear(message: bytes) -> None:
+        try:
+            outgoing.send_nowait(message)
+        except trio.WouldBlock:
+            return  # the worker is stuck; listeners look for themselves from time to time
+
+    with bus.listening(hear):
+        await write_frame(stream, True)
+        async with trio.open_nursery() as nursery:
+
+            async def until_gone() -> None:
+                await read_frame(stream)
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(until_gone)
+            async for message in incoming:
+                await write_frame(stream, message)
 
 
 def listen(path: str) -> trio.SocketListener:
@@ -148,7 +209,7 @@ def listen(path: str) -> trio.SocketListener:
     return trio.SocketListener(trio.socket.from_stdlib_socket(sock))
 
 
-async def apply(ask: Ask, limits: MemoryLimits, state: LocalState) -> Answer:
+async def apply(ask: Ask, limits: MemoryLimits, state: LocalState, bus: LocalBus) -> Answer:
     match ask:
         case Count(ops):
             return Counted([packed(reply) for reply in await limits.run(ops)])
@@ -156,12 +217,19 @@ async def apply(ask: Ask, limits: MemoryLimits, state: LocalState) -> Answer:
             return Value(await state.get(key))
         case Put(key, value, ttl_s):
             await state.put(key, value, ttl_s)
-            return Value(None)
         case Take(key):
             return Value(await state.take(key))
         case Delete(key):
             await state.delete(key)
-            return Value(None)
+        case Append(key, value, keep, ttl_s):
+            return Value((await state.append(key, value, keep, ttl_s)).encode())
+        case Entries(key, after):
+            return Found(await state.entries(key, after))
+        case Publish(message):
+            await bus.publish(message)
+        case Listen():
+            raise msgspec.DecodeError("listening is asked for alone")
+    return Value(None)
 
 
 # The workers
@@ -269,14 +337,50 @@ class RemoteState:
     async def delete(self, key: str) -> None:
         await self._value(Delete(key))
 
+    async def append(self, key: str, value: bytes, keep: int, ttl_s: float) -> str:
+        return (await self._value(Append(key, value, keep, ttl_s)) or b"").decode()
+
+    async def entries(self, key: str, after: str = "0") -> list[Entry]:
+        answer = await self._link.ask(Entries(key, after))
+        assert isinstance(answer, Found), "logs are answered with entries"
+        return answer.entries
+
+
+class RemoteBus:
+    """`Bus` over the supervisor: the workers of one machine hear each other."""
+
+    def __init__(self, link: _Link, path: str) -> None:
+        self._link = link
+        self._path = path
+
+    async def publish(self, message: bytes) -> None:
+        await self._link.ask(Publish(message))
+
+    async def listen(self, hear: Hear, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        started = False
+        while True:
+            try:
+                async with await trio.open_unix_socket(self._path) as stream:
+                    await write_frame(stream, [Listen()])
+                    while (frame := await read_frame(stream)) is not None:
+                        message = msgspec.msgpack.decode(frame)
+                        if isinstance(message, bytes):
+                            hear(message)
+                        elif not started:
+                            started = True
+                            task_status.started()
+            except (OSError, trio.BrokenResourceError, msgspec.DecodeError) as error:
+                log.warning("the bus of the workers broke off: %s", error)
+            await trio.sleep(RETRY_S)
+
 
 @asynccontextmanager
-async def remote_shared(path: str) -> AsyncIterator[tuple[RemoteLimits, RemoteState]]:
+async def remote_shared(path: str) -> AsyncIterator[tuple[RemoteLimits, RemoteState, RemoteBus]]:
     """The workers' side for the life of the block."""
     link = _Link(path)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(link.serve)
         try:
-            yield RemoteLimits(link), RemoteState(link)
+            yield RemoteLimits(link), RemoteState(link), RemoteBus(link, path)
         finally:
             nursery.cancel_scope.cancel()

@@ -1,14 +1,22 @@
 """Small shared state with an expiry: sessions, playground traces, OAuth hand-overs.
 
-What lives here: one interface (`get`, `put`, `take`, `delete`) with two backends, in process and Redis, that give the
-same answers. What must not: counters (they need atomic arithmetic).
+What lives here: one interface (values: `get`, `put`, `take`, `delete`; logs: `append`, `entries`) with two backends, in
+process and Redis, that give the same answers. What must not: counters (they need atomic arithmetic).
 """
 
 from __future__ import annotations
 
 import heapq
+import re
+from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
+
+Entry = tuple[str, bytes]
+"""One entry of a log: its position, and what was appended."""
+
+POSITION = re.compile(r"[0-9]{1,19}(-[0-9]{1,19})?")
+"""What positions look like in every backend: those that clients hand back are checked before they are used."""
 
 
 class SharedState(Protocol):
@@ -22,17 +30,45 @@ class SharedState(Protocol):
         """Get and delete in one step: of several callers exactly one receives the value."""
         ...
 
-    async def delete(self, key: str) -> None: ...
+    async def delete(self, key: str) -> None:
+        """Forget the value or the log of that name."""
+        ...
+
+    async def append(self, key: str, value: bytes, keep: int, ttl_s: float) -> str:
+        """Add to the log `key`, of which the last `keep` entries stay, for `ttl_s` from now. The entry's position."""
+        ...
+
+    async def entries(self, key: str, after: str = "0") -> list[Entry]:
+        """What is kept of the log behind a position, oldest first. `after` matches POSITION."""
+        ...
+
+
+class _Log:
+    __slots__ = ("entries", "expires", "size")
+
+    def __init__(self) -> None:
+        self.entries: deque[tuple[int, bytes]] = deque()
+        self.expires = 0.0
+        self.size = 0
 
 
 class LocalState:
-    """State of one process, bounded: when full, the entry that expires first goes."""
+    """State of one process, bounded: when full, the entry that expires first goes, and the log longest not appended to.
 
-    def __init__(self, now: Callable[[], float], max_entries: int = 100_000) -> None:
+    Mutable: values with their expiries, and logs, those appended to last at the end.
+    """
+
+    def __init__(
+        self, now: Callable[[], float], max_entries: int = 100_000, max_log_bytes: int = 64 * 1024 * 1024
+    ) -> None:
         self._now = now
         self._max = max_entries
+        self._max_log_bytes = max_log_bytes
         self._entries: dict[str, tuple[float, bytes]] = {}
         self._expiries: list[tuple[float, str]] = []
+        self._logs: dict[str, _Log] = {}
+        self._log_bytes = 0
+        self._last = 0
 
     def _sweep(self) -> None:
         now = self._now()
@@ -62,6 +98,52 @@ class LocalState:
 
     async def delete(self, key: str) -> None:
         self._entries.pop(key, None)
+        self._drop_log(key)
+
+    async def append(self, key: str, value: bytes, keep: int, ttl_s: float) -> str:
+        now = self._now()
+        log = self._logs.pop(key, None)
+        if log is None or log.expires <= now:
+            self._log_bytes -= log.size if log is not None else 0
+            log = _Log()
+        self._logs[key] = log
+        self._last += 1
+        log.entries.append((self._last, value))
+        log.expires = now + ttl_s
+        self._grow(log, len(value))
+        while len(log.entries) > max(1, keep):
+            self._grow(log, -len(log.entries.popleft()[1]))
+        while len(self._logs) > 1:
+            oldest = next(iter(self._logs))
+            full = len(self._logs) > self._max or self._log_bytes > self._max_log_bytes
+            if not full and self._logs[oldest].expires > now:
+                break
+            self._drop_log(oldest)
+        return str(self._last)
+
+    async def entries(self, key: str, after: str = "0") -> list[Entry]:
+        log = self._logs.get(key)
+        if log is None or log.expires <= self._now():
+            return []
+        first = int(after.partition("-")[0])
+        return [(str(position), value) for position, value in log.entries if position > first]
+
+    def _grow(self, log: _Log, size: int) -> None:
+        log.size += size
+        self._log_bytes += size
+
+    def _drop_log(self, key: str) -> None:
+        log = self._logs.pop(key, None)
+        if log is not None:
+            self._log_bytes -= log.size
+
+
+APPEND = """
+local id = redis.call('XADD', KEYS[1], 'MAXLEN', ARGV[2], '*', 'v', ARGV[1])
+redis.call('PEXPIRE', KEYS[1], ARGV[3])
+return id
+"""
+"""One round trip for an entry, the bound and the life of its log."""
 
 
 class RedisCommands(Protocol):
@@ -71,6 +153,8 @@ class RedisCommands(Protocol):
     def set(self, key: str, value: bytes, *, px: int | None = None) -> Awaitable[Any]: ...
     def getdel(self, key: str) -> Awaitable[Any]: ...
     def delete(self, keys: list[str]) -> Awaitable[Any]: ...
+    def eval(self, script: str, *, keys: list[str], args: list[bytes | int]) -> Awaitable[Any]: ...
+    def xrange(self, key: str, start: str, end: str) -> Awaitable[Any]: ...
 
 
 class RedisState:
@@ -91,8 +175,28 @@ class RedisState:
     async def delete(self, key: str) -> None:
         await self._redis.delete([key])
 
+    async def append(self, key: str, value: bytes, keep: int, ttl_s: float) -> str:
+        args: list[bytes | int] = [value, max(1, keep), max(1, int(ttl_s * 1000))]
+        position = await self._redis.eval(APPEND, keys=[key], args=args)
+        return text(position)
+
+    async def entries(self, key: str, after: str = "0") -> list[Entry]:
+        # Inclusive, for servers older than 6.2; the entry itself is left out.
+        found = await self._redis.xrange(key, after, "+")
+        entries = [(text(entry.identifier), as_bytes(field(entry)) or b"") for entry in found]
+        return [entry for entry in entries if entry[0] != after]
+
 
 def as_bytes(value: Any) -> bytes | None:
     if value is None:
         return None
     return value if isinstance(value, bytes) else str(value).encode()
+
+
+def text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def field(entry: Any) -> Any:
+    """The one field of a stream's entry, whatever its name is decoded to."""
+    return next(iter(entry.field_values.values()), None)
