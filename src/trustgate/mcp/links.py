@@ -131,9 +131,16 @@ class Links:
                     self._background.start_soon(held.session.close)
 
     async def use(
-        self, peer: Peer, asker: Asker, method: str, action: Callable[[Session], Awaitable[T]], *, repeatable: bool
+        self,
+        peer: Peer,
+        asker: Asker,
+        method: str,
+        action: Callable[[Session], Awaitable[T]],
+        *,
+        repeatable: bool,
+        offers: bytes = b"",
     ) -> T:
-        """Run `action` on the session of this peer and asker.
+        """Run `action` on the session of this peer and asker; `offers` are capabilities that its client adds.
 
         After a failure a `repeatable` action is tried once more on a new session; others only when the upstream
         certainly did not act: it no longer knew the session, or it refused the credential and there is a new one.
@@ -141,7 +148,7 @@ class Links:
         """
         tried = False
         while True:
-            key, session = await self._session(peer, asker)
+            key, session = await self._session(peer, asker, offers)
             try:
                 return await action(session)
             except RpcError as error:
@@ -161,8 +168,10 @@ class Links:
             return renewable and await self._credentials.refused(peer.registry, asker.caller)
         return repeatable
 
-    async def _session(self, peer: Peer, asker: Asker) -> tuple[Key, Session]:
+    async def _session(self, peer: Peer, asker: Asker, offers: bytes) -> tuple[Key, Session]:
         key, headers = peer.key, peer.fixed
+        if offers:
+            key = (*key, offers)
         if peer.mode not in ("none", "static"):
             own = await self._headers(peer, asker)
             headers = [*headers, *own]
@@ -171,7 +180,7 @@ class Links:
         if held is not None:
             held.used_at = time.monotonic()
             return key, held.session
-        return key, await self._opening.join(key, lambda: self._open(key, peer, headers))
+        return key, await self._opening.join(key, lambda: self._open(key, peer, headers, offers))
 
     async def _headers(self, peer: Peer, asker: Asker) -> list[Field]:
         try:
@@ -183,9 +192,9 @@ class Links:
         except CredentialError as error:
             raise RpcFailure(error.code, str(error)) from None
 
-    async def _open(self, key: Key, peer: Peer, headers: list[Field]) -> Session:
+    async def _open(self, key: Key, peer: Peer, headers: list[Field], offers: bytes) -> Session:
         try:
-            session = Session(self._pool, peer.url, headers, self._background)
+            session = Session(self._pool, peer.url, headers, self._background, offers)
             await session.open()
         except RpcError as error:
             log.info("upstream refused initialize", registry_id=peer.registry.id, code=error.code)

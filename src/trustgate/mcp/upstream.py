@@ -6,8 +6,8 @@ of broken streams. What must not: whose credentials are used, which session serv
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 from urllib.parse import urljoin
 
 import msgspec
@@ -23,7 +23,6 @@ from trustgate.wire.errors import BodyTooLarge, ConnectFailed, PeerClosed, Timed
 from trustgate.wire.sse import EventParser, LineTooLong
 from trustgate.wire.upstream import PreparedHeaders
 
-PROTOCOL_VERSION = "2025-11-25"
 ACCEPTED_VERSIONS = frozenset({"2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25"})
 MAX_ANSWER_BYTES = 8 * 1024 * 1024
 MAX_PAGES = 100
@@ -35,13 +34,11 @@ DEADLINES = Deadlines(connect_s=30.0, first_byte_s=30.0)
 SHORT = Deadlines(connect_s=5.0, first_byte_s=5.0, between_s=5.0, total_s=10.0)
 """For messages whose answers nobody waits for."""
 
-INITIALIZE = msgspec.json.encode(
-    {
-        "protocolVersion": PROTOCOL_VERSION,
-        "capabilities": {"roots": {"listChanged": True}},
-        "clientInfo": {"name": "trustgate", "version": "1.0"},
-    }
+INITIALIZE = (
+    b'{"protocolVersion":"2025-11-25","capabilities":{"roots":{"listChanged":true}%b},'
+    b'"clientInfo":{"name":"trustgate","version":"1.0"}}'
 )
+"""With room for the capabilities of a client that answers this session's requests."""
 ACCEPT = [(b"accept", b"application/json, text/event-stream"), (b"content-type", b"application/json")]
 REASONS = {
     "dns": "no such host",
@@ -54,8 +51,28 @@ REASONS = {
 
 Json = dict[str, Any]
 Field = tuple[bytes, bytes]
-OnNotification = Callable[[Message], Awaitable[None]]
-"""Told of each notification that comes in front of an answer."""
+
+
+class Listener(Protocol):
+    """Somebody who waits for an answer and hears what the server sends in front of it."""
+
+    @property
+    def wants_progress(self) -> bool:
+        """Whether the request is to carry a progress token."""
+        ...
+
+    @property
+    def answers(self) -> frozenset[str]:
+        """Methods of the server's own requests that `asked` answers."""
+        ...
+
+    async def notified(self, message: Message) -> None:
+        """A notification; those of progress are of the request that is waited for."""
+        ...
+
+    async def asked(self, message: Message) -> bytes:
+        """The whole response to a request of the server's own."""
+        ...
 
 log = structlog.get_logger(__name__)
 
@@ -104,6 +121,10 @@ class _Initialized(msgspec.Struct):
     capabilities: Any = None
 
 
+class _Progress(msgspec.Struct):
+    progressToken: Any = None
+
+
 class _Page(msgspec.Struct):
     nextCursor: Any = None
 
@@ -111,25 +132,49 @@ class _Page(msgspec.Struct):
 class Session:
     """One session with a server. `open` first; then requests may overlap. `headers` are sent with every message.
 
-    Mutable: the id counter, and what `open` negotiates.
+    Mutable: the id counter, what `open` negotiates, and the level of log messages asked for.
     """
 
-    __slots__ = ("_background", "_fields", "_last_id", "_origin", "_pool", "_prepared", "_target", "capabilities", "id")
+    __slots__ = (
+        "_background",
+        "_fields",
+        "_last_id",
+        "_offers",
+        "_origin",
+        "_pool",
+        "_prepared",
+        "_target",
+        "capabilities",
+        "id",
+        "log_level",
+    )
 
-    def __init__(self, pool: Pool, url: str, headers: Sequence[Field], background: trio.Nursery | None = None) -> None:
-        """Raises ValueError for a URL or header that cannot be sent."""
+    def __init__(
+        self,
+        pool: Pool,
+        url: str,
+        headers: Sequence[Field],
+        background: trio.Nursery | None = None,
+        offers: bytes = b"",
+    ) -> None:
+        """`offers` are members of the capabilities object that clients of this session add, as JSON text.
+
+        Raises ValueError for a URL or header that cannot be sent.
+        """
         self._pool = pool
         self._origin, self._target = Origin.parse(url)
         self._fields = merged([*ACCEPT, *headers])
         self._prepared = PreparedHeaders.of(self._fields)
         self._background = background
         self._last_id = 0
+        self._offers = offers
+        self.log_level = ""
         self.id = b""
         self.capabilities: Json | None = None
 
     async def open(self) -> None:
         """Initialize. Raises Unavailable, RpcError."""
-        answer, session_id = await self._exchange("initialize", INITIALIZE, None)
+        answer, session_id = await self._exchange("initialize", INITIALIZE % (b"," + self._offers if self._offers else b""))
         try:
             found = msgspec.json.decode(answer, type=_Initialized)
         except jsonrpc.NOT_JSON as error:
@@ -154,9 +199,12 @@ class Session:
         except WireError as error:
             log.debug("an upstream session was not closed", error=type(error).__name__)
 
-    async def request(self, method: str, params: bytes, on_notification: OnNotification | None = None) -> bytes:
-        """The result of a request, as JSON text. Raises Unavailable, RpcError."""
-        answer, _ = await self._exchange(method, params, on_notification)
+    async def request(self, method: str, params: bytes, listener: Listener | None = None) -> bytes:
+        """The result of a request, as JSON text. Raises Unavailable, RpcError.
+
+        When cancelled, the server is told so.
+        """
+        answer, _ = await self._exchange(method, params, listener)
         return answer
 
     async def list_all(self, method: str, member: str) -> list[bytes]:
@@ -184,11 +232,11 @@ class Session:
         except (WireError, ValueError) as error:
             raise Unavailable(reason(error)) from error
 
-    async def _exchange(
-        self, method: str, params: bytes, on_notification: OnNotification | None
-    ) -> tuple[bytes, bytes]:
+    async def _exchange(self, method: str, params: bytes, listener: Listener | None = None) -> tuple[bytes, bytes]:
         """The result of a request, and the session id its answer carried."""
         self._last_id = wanted = self._last_id + 1
+        if listener is not None and listener.wants_progress:
+            params = b'%b,"_meta":{"progressToken":%d}}' % (params[:-1], wanted)
         body = b'{"jsonrpc":"2.0","id":%d,"method":"%b","params":%b}' % (wanted, method.encode(), params)
         try:
             response = await self._send("POST", body, DEADLINES)
@@ -196,7 +244,7 @@ class Session:
             if response.status != 200:
                 await self._refused(response)
             if is_stream(response):
-                message = await self._from_stream(response, wanted, on_notification)
+                message = await self._from_stream(response, wanted, listener)
             else:
                 async with response:
                     message = read_response(await response.read(MAX_ANSWER_BYTES), wanted)
@@ -205,11 +253,24 @@ class Session:
             raise Unavailable(reason(error), executed=not unsent) from error
         except ValueError as error:
             raise Unavailable("the request cannot be sent", executed=False) from error
+        except trio.Cancelled:
+            if self._background is not None and method != "initialize":
+                self._background.start_soon(self._cancel, wanted)
+            raise
         if message.error and bytes(message.error) != b"null":
             raise rpc_error(bytes(message.error))
         if not message.result:
             raise Unavailable("the answer has no result")
         return bytes(message.result), session_id
+
+    async def _cancel(self, wanted: int) -> None:
+        """Tell the server that nobody waits for that answer any more."""
+        body = b'{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":%d}}' % wanted
+        try:
+            async with await self._send("POST", body, SHORT) as response:
+                await response.read(MAX_ANSWER_BYTES)
+        except (WireError, ValueError, Unavailable) as error:
+            log.debug("an upstream was not told of a cancellation", error=type(error).__name__)
 
     async def _refused(self, response: Response) -> None:
         """Raise what a status other than 200 means; other 2xx may still carry an answer."""
@@ -244,12 +305,12 @@ class Session:
             await response.read(MAX_ANSWER_BYTES)
         raise Unavailable("too many redirects", executed=False)
 
-    async def _from_stream(self, response: Response, wanted: int, on_notification: OnNotification | None) -> Message:
+    async def _from_stream(self, response: Response, wanted: int, listener: Listener | None) -> Message:
         """The answer in an event stream; a stream that ends early is resumed where its events have ids."""
         stream = _Stream(wanted)
         for attempt in range(MAX_RESUMPTIONS + 1):
             try:
-                await self._read_stream(response, stream, on_notification)
+                await self._read_stream(response, stream, listener)
             except WireError:
                 if not stream.last_id:
                     raise
@@ -261,12 +322,12 @@ class Session:
             response = await self._resume(stream.last_id)
         raise Unavailable("the stream ended without an answer")
 
-    async def _read_stream(self, response: Response, stream: _Stream, on_notification: OnNotification | None) -> None:
+    async def _read_stream(self, response: Response, stream: _Stream, listener: Listener | None) -> None:
         """Read until the answer or the end; what follows an answer is read only to keep the connection."""
         try:
             async for chunk in response.chunks():
                 for message in stream.feed(chunk):
-                    await self._aside(message, on_notification)
+                    await self._aside(message, stream.wanted, listener)
                 if stream.answer is not None:
                     break
         except BaseException:
@@ -284,29 +345,33 @@ class Session:
             raise Unavailable("the stream ended without an answer")
         return response
 
-    async def _aside(self, message: Message, on_notification: OnNotification | None) -> None:
+    async def _aside(self, message: Message, wanted: int, listener: Listener | None) -> None:
         """A message in front of the answer: a notification, or a request of the server's own."""
         if not isinstance(message.method, str):
             return
-        if message.is_notification:
-            if on_notification is not None:
-                await on_notification(message)
-        elif self._background is not None:
-            self._background.start_soon(self._answer, message)
+        if not message.is_notification:
+            if self._background is not None:
+                self._background.start_soon(self._answer, message, listener)
+        elif listener is not None:
+            progress = message.method == "notifications/progress"
+            if not progress or jsonrpc.params_of(message, _Progress).progressToken == wanted:
+                await listener.notified(message)
 
-    async def _answer(self, request: Message) -> None:
-        """Answer the server: it may ping and ask for roots, of which there are none; nothing else is offered."""
+    async def _answer(self, request: Message, listener: Listener | None) -> None:
+        """Answer the server: it may ping and ask for roots, of which there are none; the rest the listener offers."""
         if request.method == "ping":
             body = jsonrpc.result(request.id, b"{}")
         elif request.method == "roots/list":
             body = jsonrpc.result(request.id, b'{"roots":[]}')
+        elif listener is not None and request.method in listener.answers:
+            body = await listener.asked(request)
         else:
             refusal = jsonrpc.error_object(jsonrpc.METHOD_NOT_FOUND, "not supported by this client")
             body = jsonrpc.error(request.id, refusal)
         try:
             async with await self._send("POST", body, SHORT) as response:
                 await response.read(MAX_ANSWER_BYTES)
-        except (WireError, ValueError) as error:
+        except (WireError, ValueError, Unavailable) as error:
             log.debug("an upstream's own request was not answered", error=type(error).__name__)
 
 
@@ -314,6 +379,7 @@ class _Stream:
     """Messages out of the bytes of one logical stream, over its resumptions."""
 
     def __init__(self, wanted: int) -> None:
+        self.wanted = wanted
         self._wanted = b"%d" % wanted
         self._parser = EventParser()
         self._size = 0
