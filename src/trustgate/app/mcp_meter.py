@@ -17,6 +17,8 @@ METHODS = frozenset(
         "resources/read",
         "prompts/list",
         "prompts/get",
+        "logging/setLevel",
+        "completion/complete",
     }
 )
 OUTCOMES = {

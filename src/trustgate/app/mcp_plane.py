@@ -21,10 +21,13 @@ from trustgate.app.views import Views
 from trustgate.identity.mcp import authenticate
 from trustgate.mcp.app import McpApp
 from trustgate.mcp.discovery import Discovery
+from trustgate.mcp.hub import Hub
 from trustgate.mcp.links import Links
 from trustgate.mcp.locate import BaseUrls
 from trustgate.mcp.runtime import Runtimes
 from trustgate.mcp.services import McpConfig, McpServices
+from trustgate.mcp.sessions import Sessions
+from trustgate.policies.cors import Cors, CorsSettings
 from trustgate.policies.engine import compile_chain
 from trustgate.providers.guard import is_public
 from trustgate.settings import Settings
@@ -37,6 +40,27 @@ def mcp_config(settings: Settings) -> McpConfig:
         max_body_bytes=settings.server.max_body_bytes,
         plan_limit=settings.upstream.plan_rate_limit_enabled,
         telemetry=settings.telemetry.enabled,
+    )
+
+
+EXPOSED = ("WWW-Authenticate", "Mcp-Session-Id", "X-AG-Trace-Id")
+"""Headers of answers that browser clients of MCP cannot do without."""
+
+
+def mcp_cors(settings: Settings) -> Cors | None:
+    cors = settings.cors
+    if not cors.allow_origins:
+        return None
+    exposed = dict.fromkeys((*cors.expose_headers, *EXPOSED))
+    return Cors(
+        CorsSettings(
+            origins=cors.allow_origins,
+            methods=cors.allow_methods,
+            headers=(*cors.allow_headers, "X-AG-API-Key", "Mcp-Session-Id", "Mcp-Protocol-Version", "Last-Event-ID"),
+            expose_headers=tuple(exposed),
+            credentials=cors.allow_credentials,
+            max_age_s=int(cors.max_age) if cors.max_age.isdigit() else 600,
+        )
     )
 
 
@@ -69,6 +93,8 @@ async def open_mcp(
     ):
         links = Links(pool, oauth.credentials, background)
         background.start_soon(links.run)
+        hub = Hub(parts.shared.state, parts.shared.bus)
+        background.start_soon(hub.run)
         runtimes = Runtimes(lambda consumer, gateway: compile_chain(consumer, gateway, parts.policies, "MCP"))
         views.watch(runtimes)
         try:
@@ -88,6 +114,9 @@ async def open_mcp(
                     background=background,
                     readiness=readiness,
                     pages=oauth.pages,
+                    sessions=Sessions(parts.shared.state, settings.mcp.session_ttl_s, time.time),
+                    hub=hub,
+                    cors=mcp_cors(settings),
                     now=time.time,
                 )
             )

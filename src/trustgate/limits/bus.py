@@ -1,7 +1,8 @@
 """A bus between the processes of an installation: short messages to whoever runs now, at most once.
 
-What lives here: the interface, and the one of a process that is alone; `redis_bus` and `remote` have the others. What must not: state. A message can be lost when a connection breaks, so whoever waits for one also
-looks for itself from time to time.
+What lives here: the interface, and the bus of a process that is alone; `redis_bus` and `remote` have the others. What
+must not: state. A message can be lost when a connection breaks, so whoever waits for one also looks for itself from
+time to time.
 """
 
 from __future__ import annotations

@@ -7,16 +7,22 @@ may call (`gate`), what methods do (`methods`).
 from __future__ import annotations
 
 from datetime import datetime
+from functools import partial
 from time import perf_counter
 from typing import Any
 
 import msgspec
 import structlog
 
-from trustgate.mcp import gate, jsonrpc, methods
+from trustgate.mcp import events, gate, in_session, jsonrpc, methods, session_routes, streaming
+from trustgate.mcp.call import STREAMED, Call, progress_token
 from trustgate.mcp.errors import HttpFailure
 from trustgate.mcp.exchange import Exchange, Reply
+from trustgate.mcp.jsonrpc import Message
+from trustgate.mcp.methods import METHODS
 from trustgate.mcp.services import McpServices
+from trustgate.mcp.streaming import Streamed, accepts
+from trustgate.policies.model import Headers
 from trustgate.wire.asgi import (
     HSTS,
     JSON,
@@ -61,6 +67,13 @@ class McpApp:
             exchange.headers, exchange.header_map, exchange.client_ip, scheme
         )
         exchange.secure = exchange.base_url.startswith("https:")
+        if (cors := self._services.cors) is not None and b"origin" in exchange.header_map:
+            preflight = cors.preflight(method.encode(), exchange.headers)
+            if preflight is not None:
+                headers = [*wire_headers(preflight.headers), *common_headers(exchange), *SECURITY]
+                await respond(scope, send, preflight.status, headers, b"")
+                return
+            exchange.cors = wire_headers(cors.answer_headers(exchange.headers))
         pages = self._services.pages
         if pages is not None and pages.wants(method, path):
             # Without the one-write extension, so that every answer passes by here.
@@ -68,20 +81,30 @@ class McpApp:
             await pages(plain, receive, with_headers(send, common_headers(exchange) + SECURITY))
             return
         try:
-            reply = exchange.reply = await self._answer(exchange, scope, receive)
-            await self._write(exchange, reply, scope, send)
+            reply = await self._answer(exchange, scope, receive)
+            if isinstance(reply, Streamed):
+                await self._stream(exchange, reply, scope, send)
+            else:
+                exchange.reply = reply
+                await self._write(exchange, reply, scope, send)
         except BaseException:  # the client left, or the server goes down
             exchange.aborted = True
             raise
         finally:
-            exchange.ended_at = perf_counter()
-            self._services.observer.finished(exchange)
-            current_trace.set(...)
+            if not exchange.detached:
+                self._finished(exchange)
 
-    async def _answer(self, exchange: Exchange, scope: Scope, receive: Receive) -> Reply:
+    def _finished(self, exchange: Exchange) -> None:
+        exchange.ended_at = perf_counter()
+        self._services.observer.finished(exchange)
+        current_trace.set(...)
+
+    async def _answer(self, exchange: Exchange, scope: Scope, receive: Receive) -> Reply | Streamed:
         """The reply, whatever happens."""
         try:
             if exchange.method in READS:
+                if exchange.method != "HEAD" and session_routes.named(exchange, self._services):
+                    return await session_routes.serve(exchange, self._services)
                 return Reply(status=405, body=b"Method Not Allowed", headers=[TEXT, (b"allow", b"POST")])
             exchange.body = await read_body(scope, receive, self._services.config.max_body_bytes)
             return await self._serve(exchange)
@@ -94,24 +117,60 @@ class McpApp:
             log.exception("request failed unexpectedly", path=exchange.path, trace_id=exchange.trace_id)
             return Reply(status=500, body=b'{"error":"Internal server error"}', headers=[JSON])
 
-    async def _serve(self, exchange: Exchange) -> Reply:
+    async def _serve(self, exchange: Exchange) -> Reply | Streamed:
         """Authenticate, admit, parse, dispatch."""
+        services = self._services
         await gate.identify(exchange, self._services)
         if exchange.method != "POST":
             allow = (b"allow", b"GET, HEAD, POST, DELETE")
             return Reply(status=405, body=b"Method Not Allowed", headers=[TEXT, allow])
-        gate.admit(exchange, self._services)
+        gate.admit(exchange, services)
+        await session_routes.find(exchange, services)
         try:
             message = jsonrpc.read_request(exchange.body)
         except jsonrpc.Malformed as bad:
+            if await session_routes.answered(exchange, services):
+                return Reply(status=202, body=b"Accepted")
             return Reply(status=200, body=jsonrpc.error(bad.id, jsonrpc.error_object(bad.code, bad.message)))
         if message.is_notification:
+            await session_routes.notified(exchange, message, services)
             return Reply(status=202, body=b"Accepted")
-        return await methods.dispatch(exchange, message, self._services)
+        accept = exchange.header_map.get(b"accept", b"")
+        if b"text/event-stream" not in accept.lower():
+            return await methods.dispatch(exchange, message, services)
+        return await self._serve_streamable(exchange, message, json=accepts(accept)[0])
+
+    async def _serve_streamable(self, exchange: Exchange, message: Message, *, json: bool) -> Reply | Streamed:
+        """The same for a client that accepts event streams: it may have a session, and an answer in parts.
+
+        `json`: whether an answer that needs no stream may come as JSON.
+        """
+        services = self._services
+        if message.method == "initialize":
+            await session_routes.offer(exchange, message, services)
+        handlers = METHODS if exchange.session is None else in_session.HANDLERS
+        run = partial(methods.dispatch, exchange, message, services, handlers)
+        if message.method in STREAMED and (exchange.session is not None or progress_token(message) or not json):
+            call = exchange.listener = Call(exchange, message, services.hub)
+            services.background.start_soon(call.run, run, self._finished)
+            return await streaming.answer(call, always=not json)
+        reply = await run()
+        if message.method == "initialize" and exchange.session is not None:
+            reply.headers.append((b"mcp-session-id", exchange.session.id.encode()))
+        if not json:
+            reply.body = events.encode(reply.body)
+            reply.headers += streaming.STREAM_HEADERS
+        return reply
+
+    async def _stream(self, exchange: Exchange, streamed: Streamed, scope: Scope, send: Send) -> None:
+        try:
+            await streamed.write(send, [*common_headers(exchange), *SECURITY])
+        finally:
+            exchange.reply = streamed.reply
 
     async def _write(self, exchange: Exchange, reply: Reply, scope: Scope, send: Send) -> None:
         fast = (scope.get("extensions") or {}).get("trustgate")
-        if fast is not None and reply.status == 200 and not reply.headers and not exchange.secure:
+        if fast is not None and reply.status == 200 and not (reply.headers or exchange.secure or exchange.cors):
             # The usual answer: its block is spelled at once.
             await fast["respond"](200, (), reply.body, HeaderBlock(USUAL_LINES + own_lines(exchange)))
             return
@@ -143,7 +202,7 @@ def own_lines(exchange: Exchange) -> bytes:
 
 def common_headers(exchange: Exchange) -> HeaderList:
     """The same as pairs, and what https adds."""
-    headers: HeaderList = [(b"x-request-id", exchange.request_id.encode("latin-1"))]
+    headers: HeaderList = [(b"x-request-id", exchange.request_id.encode("latin-1")), *exchange.cors]
     if exchange.trace_id:
         assert exchange.caller is not None
         headers.append((b"x-ag-trace-id", exchange.trace_id.encode()))
@@ -151,6 +210,10 @@ def common_headers(exchange: Exchange) -> HeaderList:
     if exchange.secure:
         headers.append(HSTS)
     return headers
+
+
+def wire_headers(headers: Headers) -> HeaderList:
+    return [(name.lower().encode(), value.encode("latin-1")) for name, value in headers]
 
 
 def with_headers(send: Send, headers: HeaderList) -> Send:

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
+import structlog
 import trio
 from msgspec import Raw
 
@@ -32,6 +33,8 @@ ANSWERED_BY_CLIENTS = {"sampling": "sampling/createMessage", "elicitation": "eli
 NO_METHODS: frozenset[str] = frozenset()
 GONE = jsonrpc.error_object(jsonrpc.INTERNAL_ERROR, "the client is gone")
 WITHHELD = ("message",)
+
+log = structlog.get_logger(__name__)
 
 Dispatch = Callable[[], Awaitable[Reply]]
 
@@ -109,9 +112,12 @@ class Call:
             self.reply = await dispatch()
         except HttpFailure as failure:
             self.failure = failure
-            if self.begun:
-                refusal = jsonrpc.error_object(jsonrpc.INTERNAL_ERROR, failure.text)
-                self.reply = Reply(status=200, body=jsonrpc.error(self._request_id, refusal))
+        except Exception:
+            log.exception("request failed unexpectedly", trace_id=self.exchange.trace_id)
+            self.failure = HttpFailure(500, "Internal server error")
+        if self.failure is not None and self.begun:
+            refusal = jsonrpc.error_object(jsonrpc.INTERNAL_ERROR, self.failure.text)
+            self.reply = Reply(status=200, body=jsonrpc.error(self._request_id, refusal))
         if self.begun and self.reply is not None:
             await self._emit(self.reply.body, last=True)
 
@@ -185,9 +191,13 @@ class Call:
             if self._inspected:
                 members = {name: value for name, value in members.items() if name not in WITHHELD}
             await self._emit(notification("notifications/progress", msgspec.json.encode(members)))
-        elif message.method == "notifications/message" and self.session is not None and not self._inspected:
-            if self.session.hears(jsonrpc.params_of(message, _Level).level):
-                await self._emit(notification("notifications/message", bytes(message.params)))
+        elif message.method == "notifications/message" and self._hears(message):
+            await self._emit(notification("notifications/message", bytes(message.params)))
+
+    def _hears(self, message: Message) -> bool:
+        if self.session is None or self._inspected:
+            return False
+        return self.session.hears(jsonrpc.params_of(message, _Level).level)
 
     async def asked(self, message: Message) -> bytes:
         """Pass a question on to the client and wait for its answer, as long as the call runs."""

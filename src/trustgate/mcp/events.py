@@ -47,23 +47,25 @@ def key_of(session_id: str, stream: str) -> str:
 
 
 class Journal:
-    """The log of one stream, written by one process. Mutable: the sizes of what is kept."""
+    """A writer of the log of one stream. Mutable: the sizes of what it wrote, which bound what is kept."""
 
     def __init__(self, state: SharedState, session_id: str, stream: str) -> None:
         self.stream = stream
         self.key = key_of(session_id, stream)
         self._state = state
-        self._sizes: deque[int] = deque()
+        self._sizes: deque[int] = deque(maxlen=MAX_EVENTS)
 
     async def add(self, data: bytes, *, last: bool = False) -> str:
         """Keep a message; the id of its event, empty when it cannot be kept."""
         self._sizes.append(len(data))
-        while len(self._sizes) > MAX_EVENTS or (len(self._sizes) > 1 and sum(self._sizes) > MAX_BYTES):
+        keep = MAX_EVENTS
+        while len(self._sizes) > 1 and sum(self._sizes) > MAX_BYTES:
             self._sizes.popleft()
+            keep = len(self._sizes)
         try:
             with trio.fail_after(STATE_S):
                 entry = (LAST if last else OPEN) + data
-                position = await self._state.append(self.key, entry, len(self._sizes), KEPT_S)
+                position = await self._state.append(self.key, entry, keep, KEPT_S)
         except Exception as error:
             log.warning("an event cannot be resumed: shared state failed", error=str(error))
             return ""

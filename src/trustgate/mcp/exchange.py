@@ -6,22 +6,21 @@ What must not live here: behaviour.
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 
 import msgspec
 
 from trustgate.identity.mcp import Caller
 from trustgate.mcp.errors import HeaderList
-from trustgate.mcp.jsonrpc import Message
 from trustgate.mcp.links import Asker, Peer
 from trustgate.mcp.locate import slug_of
 from trustgate.mcp.runtime import ConsumerRuntime, Found
+from trustgate.mcp.sessions import ClientSession
+from trustgate.mcp.upstream import PLAIN, Listener, Profile
 from trustgate.policies.model import Run
 from trustgate.wire.ids import uuid4
 
 MAX_REQUEST_ID = 256
-
-Notify = Callable[[Message], Awaitable[None]]
 
 
 class Reply(msgspec.Struct, kw_only=True):
@@ -62,14 +61,16 @@ class Exchange:
         "caller",
         "client_certificate",
         "client_ip",
+        "cors",
+        "detached",
         "dispatch_ms",
         "ended_at",
         "facts",
         "found",
         "header_map",
         "headers",
+        "listener",
         "method",
-        "notify",
         "own_id",
         "path",
         "reply",
@@ -77,6 +78,7 @@ class Exchange:
         "run",
         "runtime",
         "secure",
+        "session",
         "slug",
         "started_at",
         "started_unix",
@@ -106,14 +108,18 @@ class Exchange:
         self.slug = slug_of(path)
         self.base_url = ""
         self.secure = False
+        self.cors: HeaderList = []
+        """What a browser needs to see in the answer."""
         # set by `identify`
         self.caller: Caller | None = None
         self.asker: Asker | None = None
         self.runtime: ConsumerRuntime | None = None
         self.trace_id = ""
+        self.session: ClientSession | None = None
+        """The session that the client named, or that its `initialize` has opened."""
         # set by `dispatch`
-        self.notify: Notify | None = None
-        """Told of an upstream's notifications while this request waits for its answer; None: nobody can hear them."""
+        self.listener: Listener | None = None
+        """Hears what an upstream sends in front of its answer to this request; None: nobody can."""
         self.run: Run | None = None
         self.facts: CallFacts | None = None
         """Set for requests that have an event: dispatched ones, `ping` excepted."""
@@ -122,6 +128,13 @@ class Exchange:
         """The registries whose lists this request was answered from."""
         self.reply: Reply | None = None
         self.aborted = False
+        self.detached = False
+        """Whether the request goes on without its client, who may come back for the answer."""
+
+    @property
+    def profile(self) -> Profile:
+        """How an upstream session must have been opened to serve this request."""
+        return PLAIN if self.session is None else self.session.profile
 
     def begin(self, method: str, operation: str) -> CallFacts:
         """This request has an event."""

@@ -17,6 +17,7 @@ import trio
 
 from trustgate.limits.bus import Bus
 from trustgate.limits.shared import SharedState
+from trustgate.mcp.events import MAIN, key_of
 
 HEARTBEAT_S = 5.0
 DEAD_AFTER_S = 16.0
@@ -38,6 +39,13 @@ class Followed(msgspec.Struct, frozen=True, tag=True):
     key: str
 
 
+class Taken(msgspec.Struct, frozen=True, tag=True):
+    """The session's own stream has a new reader; the one before goes."""
+
+    session_id: str
+    reader: str
+
+
 class Cancel(msgspec.Struct, frozen=True, tag=True):
     """The client of a session no longer wants the answer to a request; without an id: to any."""
 
@@ -53,7 +61,7 @@ class Answered(msgspec.Struct, frozen=True, tag=True):
     response: bytes
 
 
-Telling = News | Followed | Cancel | Answered
+Telling = News | Followed | Taken | Cancel | Answered
 _decode = msgspec.msgpack.Decoder(Telling).decode
 
 
@@ -77,7 +85,8 @@ class Question:
 
 
 class Hub:
-    """Mutable: calls by session and request id and by stream, questions by id, waiters by stream."""
+    """Mutable: calls by session and request id and by stream, questions by id, waiters by stream, who reads the own
+    stream of a session."""
 
     def __init__(self, state: SharedState, bus: Bus) -> None:
         self.state = state
@@ -87,6 +96,7 @@ class Hub:
         self._streams: dict[str, Running] = {}
         self._questions: dict[str, Question] = {}
         self._waiters: dict[str, trio.Event] = {}
+        self._readers: dict[str, str] = {}
         self._last = 0
 
     def __len__(self) -> int:
@@ -167,6 +177,19 @@ class Hub:
         """Set when that stream gets further as far as this process hears of it."""
         return self._waiters.setdefault(key, trio.Event())
 
+    async def take(self, session_id: str) -> str:
+        """Become the only reader of a session's own stream; the reader's name."""
+        reader = self._readers[session_id] = self.next_id()
+        await self.tell(Taken(session_id, reader))
+        return reader
+
+    def reads(self, session_id: str, reader: str) -> bool:
+        return self._readers.get(session_id) == reader
+
+    def leave(self, session_id: str, reader: str) -> None:
+        if self.reads(session_id, reader):
+            del self._readers[session_id]
+
     def forget(self, key: str) -> None:
         """Nobody here waits for that stream, as far as the caller knows."""
         self._waiters.pop(key, None)
@@ -194,6 +217,10 @@ class Hub:
         match telling:
             case News(key):
                 self.wake(key)
+            case Taken(session_id, reader):
+                if session_id in self._readers and self._readers[session_id] != reader:
+                    self._readers[session_id] = reader
+                    self.wake(key_of(session_id, MAIN))
             case Followed(key):
                 if (call := self._streams.get(key)) is not None:
                     call.followed()

@@ -75,6 +75,12 @@ def read_request(body: bytes) -> Message:
     return message
 
 
+def text_of(id: Raw) -> str:
+    """An id that is a string; empty for any other. Raises one of NOT_JSON for what is no JSON."""
+    value = msgspec.json.decode(id)
+    return value if isinstance(value, str) else ""
+
+
 def result(id: bytes | Raw, value: bytes | Raw) -> bytes:
     """The response to a request that succeeded; both are JSON texts."""
     return b'{"jsonrpc":"2.0","id":%b,"result":%b}' % (bytes(id), bytes(value))

@@ -25,7 +25,17 @@ from trustgate.mcp.errors import (
 )
 from trustgate.mcp.flight import Flights
 from trustgate.mcp.surface import PER_USER_MODES
-from trustgate.mcp.upstream import Field, Rejected, RpcError, Session, SessionLost, Unavailable, static_headers
+from trustgate.mcp.upstream import (
+    PLAIN,
+    Field,
+    Profile,
+    Rejected,
+    RpcError,
+    Session,
+    SessionLost,
+    Unavailable,
+    static_headers,
+)
 from trustgate.oauth.credentials import ConsentRequired, CredentialError, InteractionRequired
 from trustgate.view.model import ConsumerView, RegistryView
 from trustgate.wire.client import Pool
@@ -138,9 +148,9 @@ class Links:
         action: Callable[[Session], Awaitable[T]],
         *,
         repeatable: bool,
-        offers: bytes = b"",
+        profile: Profile = PLAIN,
     ) -> T:
-        """Run `action` on the session of this peer and asker; `offers` are capabilities that its client adds.
+        """Run `action` on the session of this peer and asker that was opened so.
 
         After a failure a `repeatable` action is tried once more on a new session; others only when the upstream
         certainly did not act: it no longer knew the session, or it refused the credential and there is a new one.
@@ -148,7 +158,7 @@ class Links:
         """
         tried = False
         while True:
-            key, session = await self._session(peer, asker, offers)
+            key, session = await self._session(peer, asker, profile)
             try:
                 return await action(session)
             except RpcError as error:
@@ -168,10 +178,10 @@ class Links:
             return renewable and await self._credentials.refused(peer.registry, asker.caller)
         return repeatable
 
-    async def _session(self, peer: Peer, asker: Asker, offers: bytes) -> tuple[Key, Session]:
+    async def _session(self, peer: Peer, asker: Asker, profile: Profile) -> tuple[Key, Session]:
         key, headers = peer.key, peer.fixed
-        if offers:
-            key = (*key, offers)
+        if profile is not PLAIN:
+            key = (*key, profile)
         if peer.mode not in ("none", "static"):
             own = await self._headers(peer, asker)
             headers = [*headers, *own]
@@ -180,7 +190,7 @@ class Links:
         if held is not None:
             held.used_at = time.monotonic()
             return key, held.session
-        return key, await self._opening.join(key, lambda: self._open(key, peer, headers, offers))
+        return key, await self._opening.join(key, lambda: self._open(key, peer, headers, profile))
 
     async def _headers(self, peer: Peer, asker: Asker) -> list[Field]:
         try:
@@ -192,9 +202,9 @@ class Links:
         except CredentialError as error:
             raise RpcFailure(error.code, str(error)) from None
 
-    async def _open(self, key: Key, peer: Peer, headers: list[Field], offers: bytes) -> Session:
+    async def _open(self, key: Key, peer: Peer, headers: list[Field], profile: Profile) -> Session:
         try:
-            session = Session(self._pool, peer.url, headers, self._background, offers)
+            session = Session(self._pool, peer.url, headers, self._background, profile)
             await session.open()
         except RpcError as error:
             log.info("upstream refused initialize", registry_id=peer.registry.id, code=error.code)

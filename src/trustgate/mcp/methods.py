@@ -6,7 +6,7 @@ are reached.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from time import perf_counter
 from typing import Any
 
@@ -24,7 +24,7 @@ from trustgate.mcp.errors import ConsentNeeded, HttpFailure, RpcFailure
 from trustgate.mcp.exchange import Exchange, Reply
 from trustgate.mcp.jsonrpc import Message
 from trustgate.mcp.links import Peer
-from trustgate.mcp.runtime import Found, Ready
+from trustgate.mcp.runtime import Found, Ready, negotiated
 from trustgate.mcp.services import McpServices
 from trustgate.mcp.upstream import Session
 
@@ -32,6 +32,7 @@ MAX_PARALLEL = 8
 OK = 200
 
 Handler = Callable[[Exchange, Message, McpServices], Awaitable[bytes]]
+Handlers = Mapping[str, tuple[Handler, str]]
 
 log = structlog.get_logger(__name__)
 
@@ -49,11 +50,13 @@ class InitializeParams(msgspec.Struct):
     protocolVersion: Any = None
 
 
-async def dispatch(exchange: Exchange, message: Message, services: McpServices) -> Reply:
+async def dispatch(
+    exchange: Exchange, message: Message, services: McpServices, handlers: Handlers | None = None
+) -> Reply:
     """The reply to one request of an admitted caller. Raises HttpFailure; cancellation means that the client left."""
     if message.method == "ping":
         return Reply(status=OK, body=jsonrpc.result(message.id, b"{}"))
-    handler, operation = METHODS.get(message.method, (unknown, ""))
+    handler, operation = (METHODS if handlers is None else handlers).get(message.method, (unknown, ""))
     facts = exchange.begin(message.method, operation)
     started = perf_counter()
     try:
@@ -78,7 +81,9 @@ async def initialize(exchange: Exchange, message: Message, services: McpServices
     """Never contacts upstreams."""
     assert exchange.runtime is not None
     requested = jsonrpc.params_of(message, InitializeParams).protocolVersion
-    return exchange.runtime.greeting(requested if isinstance(requested, str) else "")
+    if exchange.session is not None:
+        return exchange.runtime.greeting(exchange.session.record.version, in_session=True)
+    return exchange.runtime.greeting(negotiated(requested))
 
 
 async def check_plan(exchange: Exchange, services: McpServices) -> None:
@@ -285,8 +290,9 @@ async def ask_upstream(
             peer,
             asker,
             method,
-            lambda session: session.request(method, params, exchange.notify),
+            lambda session: session.request(method, params, exchange.listener),
             repeatable=method != "tools/call",
+            profile=exchange.profile,
         )
     finally:
         exchange.asked(peer, started)
@@ -344,11 +350,13 @@ async def read_from(exchange: Exchange, peer: Peer, params: bytes, services: Mcp
     async def read(session: Session) -> bytes:
         if session.capabilities is None or "resources" not in session.capabilities:
             return b""
-        return await session.request("resources/read", params, exchange.notify)
+        return await session.request("resources/read", params, exchange.listener)
 
     started = perf_counter()
     try:
-        return await services.links.use(peer, exchange.asker, "resources/read", read, repeatable=True)
+        return await services.links.use(
+            peer, exchange.asker, "resources/read", read, repeatable=True, profile=exchange.profile
+        )
     finally:
         exchange.asked(peer, started)
 

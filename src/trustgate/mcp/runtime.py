@@ -26,6 +26,11 @@ Found = tuple[tuple[Peer, Listing], ...]
 """What the registries that could be asked have listed, in registry order."""
 
 
+def negotiated(requested: object) -> str:
+    """The protocol version to speak with a client that asked for one."""
+    return requested if isinstance(requested, str) and requested in SUPPORTED_VERSIONS else DEFAULT_VERSION
+
+
 class Ready(msgspec.Struct, frozen=True):
     """A composition that holds for everybody until a moment, unless the discovery's generation changes before."""
 
@@ -58,7 +63,7 @@ class ConsumerRuntime:
         self.peers = tuple(Peer(registry, consumer) for registry in surface.registries)
         self.by_registry = {peer.registry.id: peer for peer in self.peers}
         self._composed: dict[tuple[object, ...], Composition] = {}
-        self._greetings: dict[str, bytes] = {}
+        self._greetings: dict[tuple[str, bool], bytes] = {}
         self.ready: dict[str, Ready] = {}
         """By kind: the shortcut of consumers none of whose registries lists by user."""
         self.shared = not any(peer.per_user for peer in self.peers)
@@ -93,18 +98,19 @@ class ConsumerRuntime:
         ]
         return Composition({}, result_of(kind.member, objects), frozenset())
 
-    def greeting(self, requested: str) -> bytes:
-        """The result of `initialize`."""
-        version = requested if requested in SUPPORTED_VERSIONS else DEFAULT_VERSION
-        found = self._greetings.get(version)
+    def greeting(self, version: str, *, in_session: bool = False) -> bytes:
+        """The result of `initialize`; a session can do more than a client that is told nothing between its calls."""
+        found = self._greetings.get((version, in_session))
         if found is None:
-            found = self._greetings[version] = msgspec.json.encode(
+            more = {"logging": {}, "completions": {}} if in_session else {}
+            found = self._greetings[version, in_session] = msgspec.json.encode(
                 {
                     "protocolVersion": version,
                     "capabilities": {
-                        "tools": {"listChanged": False},
-                        "resources": {"subscribe": False, "listChanged": False},
-                        "prompts": {"listChanged": False},
+                        "tools": {"listChanged": in_session},
+                        "resources": {"subscribe": False, "listChanged": in_session},
+                        "prompts": {"listChanged": in_session},
+                        **more,
                     },
                     "serverInfo": {"name": "trustgate", "version": f"1.0+{self.surface.version}"},
                 }

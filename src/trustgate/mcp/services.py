@@ -12,9 +12,12 @@ from trustgate.identity.mcp import Caller, CallRequest
 from trustgate.limits.ops import Limits
 from trustgate.mcp.discovery import Discovery
 from trustgate.mcp.exchange import Exchange
+from trustgate.mcp.hub import Hub
 from trustgate.mcp.links import Links
 from trustgate.mcp.locate import BaseUrls
 from trustgate.mcp.runtime import Runtimes
+from trustgate.mcp.sessions import Sessions
+from trustgate.policies.cors import Cors
 from trustgate.view.gateway import Directory, GatewayView
 from trustgate.view.model import ConsumerView
 
@@ -70,4 +73,7 @@ class McpServices(msgspec.Struct, frozen=True, kw_only=True):
     background: trio.Nursery
     readiness: Readiness
     pages: Pages | None
+    sessions: Sessions
+    hub: Hub
+    cors: Cors | None
     now: Callable[[], float]

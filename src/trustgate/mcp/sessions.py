@@ -16,6 +16,7 @@ from msgspec import Raw
 from trustgate.identity.mcp import Caller
 from trustgate.limits.shared import SharedState
 from trustgate.mcp import jsonrpc
+from trustgate.mcp.upstream import PLAIN, Profile
 from trustgate.view.model import ConsumerView
 
 ID = re.compile(r"tgs-[A-Za-z0-9_-]{32}")
@@ -51,6 +52,12 @@ class ClientSession(msgspec.Struct, frozen=True):
     def primes(self) -> bool:
         """Whether its client knows events without data, which only carry an id to resume from."""
         return self.record.version >= "2025-11-25"
+
+    @property
+    def profile(self) -> Profile:
+        """How upstream sessions are opened for its calls."""
+        record = self.record
+        return Profile(record.offers, record.log_level) if record.offers or record.log_level else PLAIN
 
     def hears(self, level: object) -> bool:
         """Whether log messages of that level are for this client: all are, until it asked for a level."""
@@ -89,6 +96,14 @@ class Sessions:
             record.renewed_at = self._now()
             await self.keep(session)
         return session
+
+    async def lives(self, session: ClientSession) -> bool:
+        """Whether it has not ended; being asked, it lives on."""
+        raw = await self._state.get(PREFIX + session.id)
+        if raw is not None and self._now() - session.record.renewed_at > self._ttl_s / 4:
+            session.record.renewed_at = self._now()
+            await self._state.put(PREFIX + session.id, raw, self._ttl_s)
+        return raw is not None
 
     async def keep(self, session: ClientSession) -> None:
         await self._state.put(PREFIX + session.id, msgspec.msgpack.encode(session.record), self._ttl_s)

@@ -7,15 +7,14 @@ A followed stream whose writer is dead ends with an error for its request, so th
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from functools import lru_cache
-from typing import Any
+from functools import lru_cache, partial
 
 import msgspec
 import structlog
 import trio
 from msgspec import Raw
 
-from trustgate.mcp import events, jsonrpc
+from trustgate.mcp import events, gate, jsonrpc
 from trustgate.mcp.call import Call, notification
 from trustgate.mcp.errors import HttpFailure
 from trustgate.mcp.events import EVENT_ID, LAST, MAIN, Journal
@@ -53,13 +52,19 @@ def accepts(accept: bytes) -> tuple[bool, bool]:
 class Streamed:
     """An answer that is written as it comes about."""
 
-    def __init__(self, write_to: Callable[[Write], Awaitable[None]], headers: HeaderList) -> None:
+    def __init__(self, write_to: Callable[[Write], Awaitable[None]], call: Call | None = None) -> None:
         self._write_to = write_to
-        self.headers = [*STREAM_HEADERS, *headers]
+        self._call = call
+
+    @property
+    def reply(self) -> Reply:
+        """What was answered so far: of a call, the response that its stream ends with."""
+        whole = self._call.reply if self._call is not None else None
+        return Reply(status=200, body=whole.body if whole is not None else b"", headers=STREAM_HEADERS)
 
     async def write(self, send: Send, headers: HeaderList) -> None:
         """The head at once, then the events. When cancelled, the client has left."""
-        await send({"type": "http.response.start", "status": 200, "headers": [*self.headers, *headers]})
+        await send({"type": "http.response.start", "status": 200, "headers": [*STREAM_HEADERS, *headers]})
 
         async def write(data: bytes) -> None:
             await send({"type": "http.response.body", "body": data, "more_body": True})
@@ -80,7 +85,7 @@ async def answer(call: Call, *, always: bool) -> Reply | Streamed:
         call.leave()
         raise
     if call.begun or (always and not call.ended):
-        return Streamed(lambda write: pump(call, write), [])
+        return Streamed(partial(pump, call), call)
     if call.failure is not None:
         raise call.failure
     # A call that was cancelled by its own client has no response; nobody waits for it.
@@ -139,11 +144,18 @@ class Follower:
         self._hub: Hub = services.hub
         self._surface = surface
         self._seen = surface()
+        self._reader = ""
 
     async def write_to(self, write: Write) -> None:
+        """Until the end of the stream; what fails ends it as well, for the client may come back."""
         try:
+            if self._stream == MAIN:
+                self._reader = await self._hub.take(self._session.id)
             await self._follow(write)
+        except Exception as error:
+            log.warning("a stream broke off", stream=self._stream, error=str(error))
         finally:
+            self._hub.leave(self._session.id, self._reader)
             self._hub.forget(self._key)
 
     async def _follow(self, write: Write) -> None:
@@ -189,6 +201,8 @@ class Follower:
         if version is None:
             return False
         if self._stream == MAIN:
+            if not self._hub.reads(self._session.id, self._reader):
+                return False
             if version != self._seen:
                 self._seen = version
                 journal = Journal(self._hub.state, self._session.id, MAIN)
@@ -225,7 +239,7 @@ def is_head(entry: bytes) -> bool:
     return entry.startswith(b'+{"id":') or entry == b"+{}"
 
 
-def surface_now(exchange: Exchange, services: McpServices, admit: Callable[[Exchange, Any], None]) -> str | None:
+def surface_now(exchange: Exchange, services: McpServices) -> str | None:
     """The version of what the caller may use as the configuration is now; None when it may use nothing any more."""
     caller = exchange.caller
     assert caller is not None
@@ -238,7 +252,7 @@ def surface_now(exchange: Exchange, services: McpServices, admit: Callable[[Exch
     if view is not caller.view:
         exchange.caller = msgspec.structs.replace(caller, view=view)
         try:
-            admit(exchange, services)
+            gate.admit(exchange, services)
         except HttpFailure:
             return None
     assert exchange.runtime is not None

@@ -50,6 +50,17 @@ REASONS = {
 }
 
 Json = dict[str, Any]
+
+
+class Profile(msgspec.Struct, frozen=True):
+    """How a session is opened. `offers`: capabilities of its clients, members of a JSON object; `log_level`: of the
+    messages they want, empty for the server's own choice."""
+
+    offers: bytes = b""
+    log_level: str = ""
+
+
+PLAIN = Profile()
 Field = tuple[bytes, bytes]
 
 
@@ -73,6 +84,7 @@ class Listener(Protocol):
     async def asked(self, message: Message) -> bytes:
         """The whole response to a request of the server's own."""
         ...
+
 
 log = structlog.get_logger(__name__)
 
@@ -132,21 +144,20 @@ class _Page(msgspec.Struct):
 class Session:
     """One session with a server. `open` first; then requests may overlap. `headers` are sent with every message.
 
-    Mutable: the id counter, what `open` negotiates, and the level of log messages asked for.
+    Mutable: the id counter, and what `open` negotiates.
     """
 
     __slots__ = (
         "_background",
         "_fields",
         "_last_id",
-        "_offers",
         "_origin",
         "_pool",
         "_prepared",
+        "_profile",
         "_target",
         "capabilities",
         "id",
-        "log_level",
     )
 
     def __init__(
@@ -155,26 +166,23 @@ class Session:
         url: str,
         headers: Sequence[Field],
         background: trio.Nursery | None = None,
-        offers: bytes = b"",
+        profile: Profile = PLAIN,
     ) -> None:
-        """`offers` are members of the capabilities object that clients of this session add, as JSON text.
-
-        Raises ValueError for a URL or header that cannot be sent.
-        """
+        """Raises ValueError for a URL or header that cannot be sent."""
         self._pool = pool
         self._origin, self._target = Origin.parse(url)
         self._fields = merged([*ACCEPT, *headers])
         self._prepared = PreparedHeaders.of(self._fields)
         self._background = background
         self._last_id = 0
-        self._offers = offers
-        self.log_level = ""
+        self._profile = profile
         self.id = b""
         self.capabilities: Json | None = None
 
     async def open(self) -> None:
         """Initialize. Raises Unavailable, RpcError."""
-        answer, session_id = await self._exchange("initialize", INITIALIZE % (b"," + self._offers if self._offers else b""))
+        offers = self._profile.offers
+        answer, session_id = await self._exchange("initialize", INITIALIZE % (b"," + offers if offers else b""))
         try:
             found = msgspec.json.decode(answer, type=_Initialized)
         except jsonrpc.NOT_JSON as error:
@@ -188,6 +196,8 @@ class Session:
             negotiated.append((b"mcp-session-id", session_id))
         self._prepared = PreparedHeaders.of(merged([*ACCEPT, *negotiated, *self._fields[len(ACCEPT) :]]))
         await self.notify("notifications/initialized")
+        if self._profile.log_level and self.capabilities is not None and "logging" in self.capabilities:
+            await self.request("logging/setLevel", msgspec.json.encode({"level": self._profile.log_level}))
 
     async def close(self) -> None:
         """End the session on the server where it gave one a name. Never raises for a server that does not care."""

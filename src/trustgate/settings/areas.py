@@ -227,6 +227,10 @@ class Mcp(Struct, frozen=True):
         float,
         Var("MCP_DISCOVERY_TIMEOUT", DURATION, "Bound on asking one upstream for one list, all pages included."),
     ] = 30.0
+    session_ttl_s: Annotated[
+        float,
+        Var("MCP_SESSION_TTL", DURATION, "Life of an unused `Mcp-Session-Id` session; `0s`: none are offered."),
+    ] = 3600.0
 
 
 class McpConnect(Struct, frozen=True):
@@ -256,7 +260,7 @@ class McpConnect(Struct, frozen=True):
 
 
 class Cors(Struct, frozen=True):
-    """CORS of the Admin API, and, where origins are named for it, of the proxy plane."""
+    """CORS of the Admin API and the MCP plane, and, where origins are named for it, of the proxy plane."""
 
     allow_origins: Annotated[tuple[str, ...], Var("CORS_ALLOW_ORIGINS", CSV, "Allowed origins.")] = ("*",)
     allow_methods: Annotated[tuple[str, ...], Var("CORS_ALLOW_METHODS", CSV, "Allowed methods.")] = (
