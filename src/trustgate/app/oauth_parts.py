@@ -24,7 +24,7 @@ from trustgate.identity.jwks import HttpFetcher, KeySets
 from trustgate.identity.mcp import BUILT_IN_AUTH_ID, McpIdentityServices
 from trustgate.identity.sts import SigningKeys
 from trustgate.identity.verify import Introspector
-from trustgate.limits.shared import SharedState
+from trustgate.limits.shared import SharedValues
 from trustgate.mcp.locate import BaseUrls
 from trustgate.oauth.app import OAuthApp
 from trustgate.oauth.cipher import TokenCipher
@@ -131,7 +131,7 @@ async def open_oauth(
     settings = parts.settings
     cipher = cipher_of(parts)
     keys = await signing_keys(parts, cipher)
-    shared: SharedState = parts.shared.state if parts.shared.redis is not None else StoreState(parts.store)
+    shared: SharedValues = parts.shared.state if parts.shared.redis is not None else StoreState(parts.store)
     state = OAuthState(shared, cipher)
     fetcher = HttpFetcher(fence(settings))
     introspector = Introspector(parts.now, fence(settings))

@@ -19,7 +19,7 @@ POSITION = re.compile(r"[0-9]{1,19}(-[0-9]{1,19})?")
 """What positions look like in every backend: those that clients hand back are checked before they are used."""
 
 
-class SharedState(Protocol):
+class SharedValues(Protocol):
     """Byte values by text key, each with a time to live in seconds (None: until deleted)."""
 
     async def get(self, key: str) -> bytes | None: ...
@@ -30,9 +30,11 @@ class SharedState(Protocol):
         """Get and delete in one step: of several callers exactly one receives the value."""
         ...
 
-    async def delete(self, key: str) -> None:
-        """Forget the value or the log of that name."""
-        ...
+    async def delete(self, key: str) -> None: ...
+
+
+class SharedState(SharedValues, Protocol):
+    """Values, and logs of them; `delete` forgets either."""
 
     async def append(self, key: str, value: bytes, keep: int, ttl_s: float) -> str:
         """Add to the log `key`, of which the last `keep` entries stay, for `ttl_s` from now. The entry's position."""

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from trustgate.limits.shared import SharedState
+from trustgate.limits.shared import SharedValues
 from trustgate.oauth.cipher import TokenCipher, Undecryptable
 from trustgate.store import EventStore
 
@@ -120,7 +120,7 @@ class UpstreamClient(msgspec.Struct, omit_defaults=True):
 
 
 class StoreState:
-    """`SharedState` in the event store's database."""
+    """`SharedValues` in the event store's database."""
 
     def __init__(self, store: EventStore) -> None:
         self._store = store
@@ -145,7 +145,7 @@ def hashed(secret: str) -> str:
 class OAuthState:
     """Typed access to the records. Raises what the backend raises when it cannot be reached."""
 
-    def __init__(self, shared: SharedState, cipher: TokenCipher) -> None:
+    def __init__(self, shared: SharedValues, cipher: TokenCipher) -> None:
         self._shared = shared
         self._cipher = cipher
 

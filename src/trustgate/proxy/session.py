@@ -9,7 +9,7 @@ import msgspec
 import structlog
 import trio
 
-from trustgate.limits.shared import SharedState
+from trustgate.limits.shared import SharedValues
 from trustgate.proxy.intent import text_of
 from trustgate.view.model import GatewayIdentity
 
@@ -51,7 +51,7 @@ class SessionRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
 class Sessions:
     """Last response ids by session; trouble with the store never touches a request."""
 
-    def __init__(self, state: SharedState, ttl_s: float, enabled: bool) -> None:
+    def __init__(self, state: SharedValues, ttl_s: float, enabled: bool) -> None:
         self._state = state
         self._ttl_s = ttl_s
         self.enabled = enabled
