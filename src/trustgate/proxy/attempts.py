@@ -37,7 +37,9 @@ class Targets:
     def __init__(self, exchange: Exchange, balancer: Balancer, services: ProxyServices) -> None:
         consumer = exchange.consumer
         assert consumer is not None, "consumers are found before routes are picked"
-        self._exchange = exchange
+        # Not the exchange itself: a cycle would keep every request in memory until the collector runs.
+        self._intent = exchange.intent
+        self._plan = exchange.plan
         self._consumer = consumer
         self._balancer = balancer
         self._services = services
@@ -59,19 +61,19 @@ class Targets:
         config, fallback = self._consumer.entity.lb_config, self._consumer.entity.fallback
         self.balanced = config is not None and config.enabled and config.balance_pinned != "never"
         if fallback is not None and fallback.enabled and fallback.pinned != "never":
-            self._extra = (self._exchange.candidates or [])[1:]
+            self._extra = (self._plan.candidates or [])[1:]
 
     def _exclude_others(self, allowed: frozenset[str]) -> None:
         """Only candidates count; of a named model, only the routes that can carry it."""
-        pinned = self._exchange.intent.pinned
+        pinned = self._intent.pinned
         for route in self._balancer.routes:
             if route.registry.id not in allowed or (pinned and not self._serves(route)):
                 self.excluded.add(route.key)
 
     def _serves(self, route: Route) -> bool:
         """A pool route that can carry the model that the request names."""
-        return (not route.model or route.model == self._exchange.intent.model) and route.allowance.permits(
-            self._exchange.intent.model
+        return (not route.model or route.model == self._intent.model) and route.allowance.permits(
+            self._intent.model
         )
 
     async def first(self) -> Route | None:
@@ -83,17 +85,17 @@ class Targets:
 
     def beyond_the_pool(self) -> Route | None:
         """Where a balanced request goes when no route of the pool is left for it."""
-        if self._exchange.intent.pinned:
+        if self._intent.pinned:
             return self.pinned()
         return self._chain(None) if self._consumer.fallback_enabled else None
 
     def pinned(self) -> Route | None:
         """The first candidate: where requests go that are not balanced."""
-        return self._exchange.plan.first
+        return self._plan.first
 
     async def next(self, kind: str) -> Route | None:
         """The next target after a failure of that kind, or None."""
-        if self._exchange.intent.pinned or self._consumer.role_based:
+        if self._intent.pinned or self._consumer.role_based:
             return self._next_pinned(kind)
         route = await pick(self._balancer, self._services.health, self.excluded, self.hint)
         return route if route is not None else self._chain(kind)
@@ -119,7 +121,7 @@ class Targets:
         if not consumer.fallback_enabled or (kind is not None and kind not in consumer.triggers):
             return None
         excluded = {registry_id for registry_id, _ in self.excluded}
-        allowed = self._exchange.plan.ids
+        allowed = self._plan.ids
         for registry in consumer.chain:
             if registry.id not in excluded and (allowed is None or registry.id in allowed):
                 return chain_route(consumer, registry)
@@ -131,7 +133,7 @@ class Targets:
 
     def can_go_on(self, kind: str) -> bool:
         """Whether another target would be tried after a failure of that kind."""
-        if self._exchange.intent.pinned or self._consumer.role_based:
+        if self._intent.pinned or self._consumer.role_based:
             return bool(self._extra)
         return any(route.key not in self.excluded for route in self._balancer.routes) or self._chain(kind) is not None
 
