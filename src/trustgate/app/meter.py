@@ -6,6 +6,7 @@ exporters (`observer`), names of metrics (`telemetry.metrics`).
 
 from __future__ import annotations
 
+from trustgate.formats.canonical import Usage
 from trustgate.policies.model import Mark
 from trustgate.providers.catalog import ModelCatalog
 from trustgate.providers.prices import cost
@@ -71,11 +72,13 @@ class Meter:
         return self._inner.wants_body(exchange)
 
     def finished(self, exchange: Exchange) -> None:
-        self._request(exchange)
+        route, _ = labels = route_labels(exchange.route)
+        cells = self._cells(exchange, route)
+        self._request(exchange, cells, labels)
         if exchange.attempts:
             self._upstreams(exchange)
         if exchange.usage is not None:
-            self._usage(exchange)
+            self._usage(exchange, exchange.usage, cells)
         run = exchange.run
         if run is not None:
             for mark in run.marks:
@@ -83,7 +86,8 @@ class Meter:
         self._inner.finished(exchange)
 
     def refused(self, exchange: Exchange) -> None:
-        self._request(exchange)
+        labels = route_labels(exchange.route)
+        self._request(exchange, self._cells(exchange, labels[0]), labels)
         self._inner.refused(exchange)
 
     def probed(self, method: str, path: str, status: int) -> None:
@@ -101,10 +105,9 @@ class Meter:
             cells = self._consumers[key] = _ConsumerCells(self._metrics, *key)
         return cells
 
-    def _request(self, exchange: Exchange) -> None:
+    def _request(self, exchange: Exchange, cells: _ConsumerCells, labels: tuple[str, str]) -> None:
         metrics = self._metrics
-        route, template = route_labels(exchange.route)
-        cells = self._cells(exchange, route)
+        route, template = labels
         status = (
             CLIENT_CLOSED if exchange.aborted and not exchange.reply_status else status_label(exchange.reply_status)
         )
@@ -171,22 +174,21 @@ class Meter:
             )
         return cells
 
-    def _usage(self, exchange: Exchange) -> None:
-        usage = exchange.usage
-        assert usage is not None
-        route, _ = route_labels(exchange.route)
-        cells = self._cells(exchange, route)
-        for kind, count in (
-            ("input", usage.input_tokens),
-            ("output", usage.output_tokens),
-            ("cached", usage.cached),
-            ("reasoning", usage.reasoning_output_tokens),
-        ):
-            if count:
-                cell = cells.tokens.get(kind)
-                if cell is None:
-                    cell = cells.tokens[kind] = self._metrics.tokens.of(*self._labels(exchange), kind)
-                cell.value += count
+    def _tokens(self, exchange: Exchange, cells: _ConsumerCells, kind: str, count: int) -> None:
+        cell = cells.tokens.get(kind)
+        if cell is None:
+            cell = cells.tokens[kind] = self._metrics.tokens.of(*self._labels(exchange), kind)
+        cell.value += count
+
+    def _usage(self, exchange: Exchange, usage: Usage, cells: _ConsumerCells) -> None:
+        if usage.input_tokens:
+            self._tokens(exchange, cells, "input", usage.input_tokens)
+        if usage.output_tokens:
+            self._tokens(exchange, cells, "output", usage.output_tokens)
+        if cached := usage.cached:
+            self._tokens(exchange, cells, "cached", cached)
+        if usage.reasoning_output_tokens:
+            self._tokens(exchange, cells, "reasoning", usage.reasoning_output_tokens)
         provider = exchange.attempts[-1].provider if exchange.attempts else ""
         names = (exchange.sent_model, exchange.provider_model, exchange.requested_model)
         price = self._models.prices.lookup(provider, names)

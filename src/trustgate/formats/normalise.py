@@ -30,7 +30,7 @@ def normalise(wire: str, body: bytes) -> bytes:
     """What every request to an OpenAI-shaped upstream gets; other dialects and unreadable bodies stay as they are."""
     if wire not in _OPENAI_TARGETS:
         return body
-    if b"tool" not in body and not (wire == "groq" and b"function=" in body) and b"\\u" not in body:
+    if body.find(b"tool") < 0 and not (wire == "groq" and b"function=" in body) and body.find(b"\\u") < 0:
         return body
     try:
         request = _needs_correction(wire, body)

@@ -28,6 +28,7 @@ from trustgate.providers.registry import PROVIDERS
 from trustgate.providers.services import Services
 from trustgate.view.model import Allowance
 from trustgate.wire.client import Origin
+from trustgate.wire.upstream import PreparedHeaders
 
 _MAX_TARGETS = 512
 
@@ -50,7 +51,8 @@ class _Reach(msgspec.Struct, frozen=True):
 class _Plan(msgspec.Struct, frozen=True):
     """How calls of one (client format, capability, stream) go to a registry.
 
-    `target` None: it names the model. `headers` None: a token is needed, or the request has to be signed.
+    `target` None: it names the model. `headers` None: a token is needed, or the request has to be signed. `lines` are
+    the headers encoded, where they do not depend on the request.
     """
 
     reach: _Reach
@@ -60,6 +62,7 @@ class _Plan(msgspec.Struct, frozen=True):
     stream: bool
     target: str | None
     headers: Headers | None
+    lines: PreparedHeaders | None
 
 
 class ProviderClient:
@@ -132,6 +135,7 @@ class ProviderClient:
         provider, ready = reach.provider, reach.authorization.ready
         wire = wire_format(provider, self.account, client_format, capability)
         streamed = stream and capability == "chat"
+        headers = None if ready is None else merged(provider.headers, ready)
         plan = _Plan(
             reach=reach,
             client_format=client_format,
@@ -139,7 +143,8 @@ class ProviderClient:
             same=translate.same_wire(client_format, wire),
             stream=streamed,
             target=None if provider.model_in_target else reach.target(Operation(wire, "", streamed)),
-            headers=None if ready is None else merged(provider.headers, ready),
+            headers=headers,
+            lines=encoded(headers),
         )
         self._plans[client_format, capability, stream] = plan
         return plan
@@ -192,12 +197,23 @@ class ProviderClient:
             origin=plan.reach.origin,
             target=plan.target if plan.target is not None else self._target(plan, sent_model),
             headers=plan.headers or (),
+            lines=plan.lines,
             body=body,
             same_wire=plan.same,
             frames=provider.frames,
             untranslated=untranslated,
             embedding=embedding,
         )
+
+
+def encoded(headers: Headers | None) -> PreparedHeaders | None:
+    """Headers ready for the wire; None for those that only the wire itself can place, or refuse."""
+    if headers is None or any(name == b"host" for name, _ in headers):
+        return None
+    try:
+        return PreparedHeaders.of(headers)
+    except ValueError:
+        return None
 
 
 def wire_format(provider: Provider, account: Account, client_format: str, capability: str) -> str:

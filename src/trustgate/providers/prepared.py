@@ -18,6 +18,7 @@ from trustgate.formats.streams import StreamRelay
 from trustgate.providers import aws_answers, embeddings
 from trustgate.providers.credentials import Headers
 from trustgate.wire.client import Origin
+from trustgate.wire.upstream import PreparedHeaders
 
 HeaderPairs = Iterable[tuple[bytes, bytes]]
 
@@ -25,7 +26,10 @@ _NOT_CHAT = frozenset({"openai_embeddings", "cohere_rerank"})
 
 
 class Prepared(msgspec.Struct, kw_only=True):
-    """`method` is always POST. `untranslated` names the client's members that the wire format cannot say."""
+    """`method` is always POST. `untranslated` names the client's members that the wire format cannot say.
+
+    `lines` are `headers` as they stand on the wire, where they were encoded ahead.
+    """
 
     provider: str
     client_format: str
@@ -35,6 +39,7 @@ class Prepared(msgspec.Struct, kw_only=True):
     target: str
     headers: Headers
     body: bytes
+    lines: PreparedHeaders | None = None
     same_wire: bool = True
     frames: bool = False
     untranslated: tuple[str, ...] = ()

@@ -125,8 +125,15 @@ async def _try(exchange: Exchange, route: Route, services: ProxyServices) -> Res
     config = services.config
     deadlines = services.stream_deadlines if exchange.streaming else services.deadlines
     try:
+        lines = prepared.lines
         response = await services.pool.request(
-            "POST", prepared.origin, prepared.target, prepared.headers, prepared.body, deadlines
+            "POST",
+            prepared.origin,
+            prepared.target,
+            () if lines is not None else prepared.headers,
+            prepared.body,
+            deadlines,
+            lines,
         )
         if exchange.streaming and 200 <= response.status < 300:
             return await start_stream(exchange, route, prepared, response, services)

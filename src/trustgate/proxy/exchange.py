@@ -124,10 +124,10 @@ class Exchange:
         self.path = path
         self.query = query
         self.headers = headers
-        self.header_map: dict[bytes, bytes] = {}
-        for name, value in headers:
-            if name not in self.header_map:
-                self.header_map[name] = value
+        self.header_map = dict(headers)
+        """The first value of each header."""
+        if len(self.header_map) != len(headers):
+            self.header_map = dict(reversed(headers))
         self.client_body = body
         """The body as received, after content decoding."""
         self.body = body

@@ -55,7 +55,7 @@ def text_of(raw: msgspec.Raw) -> str | None:
     data = bytes(raw)
     if not data.startswith(b'"'):
         return None
-    if b"\\" not in data:
+    if 92 not in data:  # no backslash
         try:
             return data[1:-1].decode()
         except UnicodeDecodeError:

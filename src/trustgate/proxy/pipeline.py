@@ -280,7 +280,7 @@ def detect_streaming(exchange: Exchange, services: ProxyServices) -> Reply | Non
 
 
 def first_alt(query: bytes) -> str:
-    if b"alt" not in query:
+    if not query or b"alt" not in query:
         return ""
     return next((value for name, value in parse_qsl(query.decode("latin-1")) if name == "alt"), "")
 

@@ -226,7 +226,7 @@ class Connection:
             "http_version": "1.0" if head.http_10 else "1.1",
             "method": head.method.decode("ascii"),
             "scheme": "http",
-            "path": (unquote_to_bytes(path) if b"%" in path else path).decode("utf-8", "replace"),
+            "path": (unquote_to_bytes(path) if 37 in path else path).decode("utf-8", "replace"),
             "raw_path": path,
             "query_string": query,
             "root_path": "",

@@ -46,7 +46,7 @@ def header_lines(headers: Iterable[Field]) -> bytes:
     """The header block without its closing blank line; framing headers are left to the server."""
     lines: list[bytes] = []
     for name, value in headers:
-        if b"\r" in value or b"\n" in value or b"\0" in value:
+        if 13 in value or 10 in value or 0 in value:  # CR, LF, NUL; bytes in bytes costs several times as much
             raise InvalidHeader("invalid header value")
         if name not in _FRAMING:
             lines.append(canonical_name(name) + value + b"\r\n")

@@ -289,6 +289,6 @@ def request_head(
         lines.append(b"\r\n\r\n")
     head = b"".join(lines)
     # One check of the whole instead of one per value: a stray line end or NUL changes these counts.
-    if head.count(b"\r\n") != count or head.count(b"\n") != count or head.count(b"\r") != count or b"\0" in head:
+    if head.count(b"\r\n") != count or head.count(b"\n") != count or head.count(b"\r") != count or 0 in head:
         raise ValueError("invalid request header value")
     return head
