@@ -72,9 +72,7 @@ class Targets:
 
     def _serves(self, route: Route) -> bool:
         """A pool route that can carry the model that the request names."""
-        return (not route.model or route.model == self._intent.model) and route.allowance.permits(
-            self._intent.model
-        )
+        return (not route.model or route.model == self._intent.model) and route.allowance.permits(self._intent.model)
 
     async def first(self) -> Route | None:
         """The first pick of a balanced request (spec 02 §7.7)."""
