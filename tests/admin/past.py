@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import msgspec
 
-from tests.admin.catalog import plugin_catalog, services
+from tests.admin.catalog import plugin_catalog, services, settings
 from tests.admin.serving import SECRET, console_token
 from trustgate.actors import ControlPlane
 from trustgate.actors.archive import Archive
@@ -54,9 +54,11 @@ class Plane(msgspec.Struct):
 
 
 @asynccontextmanager
-async def plane(target: Target) -> AsyncIterator[Plane]:
+async def plane(target: Target, **changes: Any) -> AsyncIterator[Plane]:
+    """`changes` are those of the plane's settings."""
     async with open_store(target, SECRET) as store, ControlPlane(store, plugin_catalog()).running() as control:
-        app: Any = create_app(control, services(archive=Archive(store), notary=Notary(store)))
+        given = services(archive=Archive(store), notary=Notary(store), settings=settings(**changes))
+        app: Any = create_app(control, given)
         transport = httpx.ASGITransport(app, client=("192.0.2.7", 1))
         async with httpx.AsyncClient(transport=transport, base_url="http://admin", headers=bearer()) as client:
             yield Plane(client, store, control)

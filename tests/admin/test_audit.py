@@ -5,12 +5,22 @@ from __future__ import annotations
 import csv
 import io
 import json
+import time
+from pathlib import Path
 from typing import Any
 
+import jwt
 import pytest
+import trio
+from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from tests.admin.past import Plane, Target, plane
+from tests.admin.past import PLAN, Plane, Target, plane
+from trustgate.actors.archive import Archive, IndexBehind
+from trustgate.admin.services import MachineKey, MachineSettings
+from trustgate.store import AuditFilter
 
+ALL = [f"{kind}:read" for kind in ("gateways", "registries", "consumers", "roles", "auths", "policies")]
 KEY = {"type": "api_key", "api_key": {"api_key": "sk-first-secret-0001"}}
 NEW_KEY = {"type": "api_key", "api_key": {"api_key": "sk-second-secret-0002"}}
 
@@ -194,7 +204,78 @@ async def test_checkpoints_are_made_on_demand_by_the_platform(target: Target) ->
         second = (await at.ask("POST", "/v1/audit/checkpoints")).json()
         listed = await at.got("/v1/audit/checkpoints")
         assert listed["items"] == [first.json(), second]
-        assert json.loads(second["statement"])["previous"] == first.json()["id"]
+        assert second["previous"] == first.json()["id"]
         assert (await at.got("/v1/audit/checkpoints?after=1"))["items"] == [second]
         for method in ("GET", "POST"):
             assert (await at.ask(method, "/v1/audit/checkpoints", None, "t")).status_code == 403
+
+
+async def test_a_machine_reads_the_trail_of_its_gateway_when_it_may_read_all_objects(target: Target) -> None:
+    private = generate_private_key(65537, 2048)
+    pem = private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+    machines = MachineSettings(issuer="https://m.example", keys=(MachineKey(pem),))
+    async with plane(target, machine=machines) as at:
+        gateway, other = await at.gateway("one"), await at.gateway("two")
+
+        async def status(path: str, scopes: list[str]) -> int:
+            claims = {"iss": "https://m.example", "aud": "trustgate-admin", "token_use": "admin_m2m", "sub": "m"}
+            claims |= {"tenant_id": "t", "gateway_id": gateway.split("/")[-1], "scopes": scopes}  # type: ignore[dict-item]
+            claims |= {"iat": int(time.time()) - 1, "exp": int(time.time()) + 60}  # type: ignore[dict-item]
+            token = jwt.encode(claims, private, algorithm="RS256")
+            return (await at.ask("GET", path, Authorization=f"Bearer {token}")).status_code
+
+        for path in ("audit", "versions", "diff?from=1"):
+            assert await status(f"{gateway}/{path}", ALL) == 200
+            assert await status(f"{gateway}/{path}", ALL[1:]) == 403
+            assert await status(f"{other}/{path}", ALL) == 403
+        assert await status(f"{gateway}/roles?as_of=1", ["roles:read"]) == 200
+        assert await status(f"{gateway}/roles?as_of=1", ["auths:read"]) == 403
+        assert await status("/v1/audit", ALL) == 403
+
+
+@pytest.mark.parametrize(
+    ("trusted", "forwarded", "address"),
+    [
+        ((), "198.51.100.1", "192.0.2.7"),
+        (("192.0.2.0/24",), "198.51.100.1", "198.51.100.1"),
+        (("192.0.2.0/24", "10.0.0.0/8"), "203.0.113.9, 198.51.100.1, 10.1.1.1", "198.51.100.1"),
+        (("192.0.2.0/24",), "", "192.0.2.7"),
+        (("192.0.2.0/24",), "not an address", "not an address"),
+    ],
+)
+async def test_the_address_is_the_client_s_only_where_proxies_are_trusted(
+    tmp_path: Path, trusted: tuple[str, ...], forwarded: str, address: str
+) -> None:
+    async with plane(tmp_path / "t.db", trusted_proxies=trusted) as at:
+        body = {"slug": "one", "tenant_id": "t", "entitlements": PLAN}
+        await at.made("/v1/gateways", body, **({"X-Forwarded-For": forwarded} if forwarded else {}))
+        assert (await at.got("/v1/audit"))["items"][0]["address"] == address
+
+
+async def test_several_indexers_make_one_complete_index(target: Target) -> None:
+    async with plane(target) as at:
+        gateway, *_ = await furnished(at)
+        async with trio.open_nursery() as nursery:
+            for _ in range(4):
+                nursery.start_soon(Archive(at.store).catch_up)
+            await at.made(f"{gateway}/roles", {"name": "meanwhile"})
+        found = await Archive(at.store).entries(AuditFilter(), None, 100, newest_first=False)
+        assert [entry.recorded.version for entry in found] == list(range(1, 8))
+
+
+async def test_an_index_that_is_still_being_built_says_how_far_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with plane(tmp_path / "t.db") as at:
+        gateway = await at.gateway("one")
+
+        async def behind(*_: Any) -> None:
+            raise IndexBehind(10, 200)
+
+        monkeypatch.setattr(Archive, "catch_up", behind)
+        answer = await at.ask("GET", f"{gateway}/audit")
+        assert (answer.status_code, answer.json()["error"]) == (503, "audit_index_behind")
+        assert "at position 10 of 200" in answer.json()["message"]
+        with pytest.raises(IndexBehind):
+            monkeypatch.undo()
+            await Archive(at.store).catch_up(0.0)

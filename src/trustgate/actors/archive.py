@@ -101,6 +101,8 @@ class Archive:
         """Bring the index up to the log's present end. Raises `IndexBehind` when that takes longer than `timeout_s`."""
         with trio.move_on_after(float("inf") if timeout_s is None else timeout_s):
             async with self._lock:
+                if self._position > await self._store.head():
+                    self._position = 0  # the store was set back by a restored backup
                 self._position = max(self._position, await self._store.audit.indexed())
                 while True:
                     batch = await self._store.read_all(self._position, INDEX_BATCH)

@@ -2,7 +2,7 @@
 
 What lives here: the replay of whole logs, in threads, and its report. What must not: progress bars (`commands`).
 Compared, byte for byte in the encoding of snapshots: each stream's snapshot, the states kept on the way (milestones),
-the state that a plane loads now (snapshot and tail), and the index of the audit trail.
+the state that a plane loads now (snapshot and tail), the view compiled from it, and the index of the audit trail.
 """
 
 from __future__ import annotations
@@ -35,11 +35,15 @@ BATCH = 5000
 CHUNK = 200
 
 Told = Callable[[str, int, int], None]
+Compile = Callable[[GatewayState], bytes]
+"""From a state to its compiled view as bytes."""
+
 State = GatewayState | DirectoryState
 
 
 class Mismatch(msgspec.Struct, frozen=True):
-    """Something derived that is not what the log says: a `snapshot`, `milestone`, `live` state or `index` row."""
+    """Something derived that is not what the log says: a `snapshot`, `milestone`, `live` state, compiled `view` or row
+    of the `index`."""
 
     what: str
     stream: str
@@ -53,6 +57,7 @@ class Replayed(msgspec.Struct, kw_only=True):
     events: int
     position: int
     digests: dict[str, str]
+    views: int = 0
     snapshots: int = 0
     milestones: int = 0
     index_rows: int = 0
@@ -142,7 +147,21 @@ def require_next(recorded: Recorded, version: int) -> None:
         raise pj.LogGap(f"event {recorded.version} of {recorded.stream} is there twice: the log is damaged")
 
 
-async def replay(store: EventStore, told: Told = lambda what, done, total: None) -> Replayed:
+class Digests(msgspec.Struct, frozen=True):
+    """Of one stream: of its state, and of its view (empty when none is compiled)."""
+
+    state: str
+    view: str = ""
+
+
+def digests_of(stream: str, state: State, compile_view: Compile | None) -> Digests:
+    view = b"" if compile_view is None or isinstance(state, DirectoryState) else compile_view(state)
+    return Digests(digest_of(stream, state), hashlib.sha256(view).hexdigest() if view else "")
+
+
+async def replay(
+    store: EventStore, told: Told = lambda what, done, total: None, compile_view: Compile | None = None
+) -> Replayed:
     """Replay the whole log and compare. `told(stage, done, total)` hears of progress, in positions of the log.
 
     The store may be written meanwhile: it is compared up to where the log ended at the start.
@@ -166,16 +185,20 @@ async def replay(store: EventStore, told: Told = lambda what, done, total: None)
         told("replaying", position, head)
     result.events = events
     states = fold.all()
-    result.digests = {stream: digest_of(stream, state) for stream, state in states.items()}
+    expected = {stream: digests_of(stream, state, compile_view) for stream, state in states.items()}
+    result.digests = {stream: one.state for stream, one in expected.items()}
+    result.views = sum(bool(one.view) for one in expected.values())
     result.snapshots = fold.checked
     versions = {stream: state.version for stream, state in states.items()}
     result.mismatches += fold.wrong
     # A snapshot of what was written since the start is not missing from the log.
     result.mismatches += [one for one in fold.beyond() if one.version <= heads[one.stream].version]
-    live = await load(store, versions, usable, told)
-    result.mismatches += [
-        Mismatch("live", stream, versions[stream]) for stream in states if live[stream] != result.digests[stream]
-    ]
+    live = await load(store, versions, usable, told, compile_view)
+    for stream, version in versions.items():
+        if live[stream].state != expected[stream].state:
+            result.mismatches.append(Mismatch("live", stream, version))
+        elif live[stream].view != expected[stream].view:
+            result.mismatches.append(Mismatch("view", stream, version))
     return result
 
 
@@ -221,7 +244,7 @@ async def load_all(store: EventStore, told: Told = lambda what, done, total: Non
     """The digests of all present states, from snapshots and the events after them."""
     versions = {head.stream: head.version for head in await store.heads()}
     snapshots = [one for one in await _snapshots(store, list(versions)) if one.schema == pj.SNAPSHOT_SCHEMA]
-    return await load(store, versions, snapshots, told)
+    return {stream: one.state for stream, one in (await load(store, versions, snapshots, told)).items()}
 
 
 async def load(
@@ -229,24 +252,25 @@ async def load(
     versions: dict[str, int],
     snapshots: Sequence[Snapshot],
     told: Told = lambda what, done, total: None,
-) -> dict[str, str]:
+    compile_view: Compile | None = None,
+) -> dict[str, Digests]:
     """The digests of the states at `versions` as a plane gets them: from snapshots and the events after them."""
     marks = {one.stream: one for one in snapshots}
-    digests: dict[str, str] = {}
+    digests: dict[str, Digests] = {}
     for number, (stream, version) in enumerate(versions.items(), 1):
         mark = marks.get(stream)
         mark = mark if mark is not None and mark.version <= version else None
         state: State = pj.directory_from(mark) if stream == DIRECTORY else pj.gateway_from(mark)
         tail = await store.read(stream, state.version, version - state.version) if state.version < version else []
-        digests[stream] = await trio.to_thread.run_sync(_digest_after, stream, state, tail)
+        digests[stream] = await trio.to_thread.run_sync(_digests_after, stream, state, tail, compile_view)
         told("loading", number, len(versions))
     return digests
 
 
-def _digest_after(stream: str, state: State, tail: Sequence[Recorded]) -> str:
+def _digests_after(stream: str, state: State, tail: Sequence[Recorded], compile_view: Compile | None) -> Digests:
     events = [event for _, event in pj.decoded(tail)]
     if isinstance(state, DirectoryState):
-        return digest_of(stream, fold_directory(events, state))
+        return digests_of(stream, fold_directory(events, state), None)
     for event in events:
         state = evolve(state, event)
-    return digest_of(stream, state)
+    return digests_of(stream, state, compile_view)

@@ -509,12 +509,15 @@ class Reverted(msgspec.Struct, kw_only=True):
 
 
 class Checkpoint(msgspec.Struct, kw_only=True):
-    """A signed statement about the log up to `position`; `id` is the SHA-256 of the statement."""
+    """A signed statement about the log up to `position`, of which `events` are new; `id` is the SHA-256 of the
+    statement, `previous` the id of the checkpoint before. The statement itself is in an export."""
 
     number: int
+    time: str
     position: int
+    events: int
     id: str
-    statement: str
+    previous: str
     signature: str
 
 

@@ -150,10 +150,13 @@ def _responses(operation: Any, schema_of: dict[Any, Json]) -> Json:
     responses = {str(operation.status): success}
     if operation.path == "/readyz":
         responses["503"] = {**success, "description": "A dependency is unavailable"}
+    if "format" in operation.query:
+        text: Json = {"schema": {"type": "string"}}
+        success["content"] |= {"application/x-ndjson": text, "text/csv": text}
     error = {"application/json": {"schema": schema_of[answers.Error]}}
     always = ALWAYS.get(operation.access, WITHIN)
     conditional = (412,) if always == WITHIN and operation.method != "GET" else ()
-    for status in sorted({*always, *operation.errors, *conditional}):
+    for status in sorted({*always, *operation.errors, *conditional, *((400, 404, 422) if operation.as_of else ())}):
         responses[str(status)] = {"description": HTTPStatus(status).phrase, "content": error}
     return responses
 

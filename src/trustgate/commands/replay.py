@@ -15,6 +15,7 @@ from trustgate.actors import replay as rp
 from trustgate.commands.opened import console, with_store
 from trustgate.settings import Settings
 from trustgate.store import EventStore
+from trustgate.view.encoded import encoded
 
 SHOWN = 20
 T = TypeVar("T")
@@ -31,7 +32,7 @@ def replay(*, from_snapshots: bool, repair: bool, as_json: bool) -> int:
             _print_digests(digests, as_json)
             console(stderr=True).print(f"{len(digests)} streams in {time.perf_counter() - started:.1f} s")
             return 0
-        found = await _with_progress(lambda told: rp.replay(store, told))
+        found = await _with_progress(lambda told: rp.replay(store, told, encoded))
         seconds = time.perf_counter() - started
         _print_digests(found.digests, as_json)
         _report(found, seconds)
@@ -76,8 +77,8 @@ def _report(found: rp.Replayed, seconds: float) -> None:
     out = console(stderr=True)
     out.print(
         f"{found.events} events of {len(found.digests)} streams replayed in {seconds:.1f} s;"
-        f" compared {len(found.digests)} live states, {found.snapshots} snapshots, {found.milestones} milestones,"
-        f" {found.index_rows} rows of the audit index"
+        f" compared {len(found.digests)} live states, {found.views} views, {found.snapshots} snapshots,"
+        f" {found.milestones} milestones, {found.index_rows} rows of the audit index"
     )
     if found.unchecked:
         out.print(f"{found.unchecked} snapshots were written by other code and are not used")

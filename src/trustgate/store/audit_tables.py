@@ -9,15 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import msgspec
-
 from trustgate.store.model import AuditFilter, AuditRow, Checkpoint, Recorded, Snapshot
 from trustgate.store.tables import EVENTS, D, Tables, chunks, marks, recorded
 
 SKEW_US = 600_000_000
 """The clocks of processes that write are taken to differ by less: 10 minutes. It bounds a search by time."""
-
-PUT_AUDIT_ROW = "INSERT INTO tg_audit VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
 
 
 class AuditTables(Tables[D]):
@@ -51,11 +47,6 @@ class AuditTables(Tables[D]):
     def indexed(self) -> int:
         """Position of the last event in the index; all events of gateways below it are there too."""
         return self._read("SELECT MAX(position) AS last FROM tg_audit")[0]["last"] or 0
-
-    def put_audit_rows(self, rows: Sequence[AuditRow]) -> None:
-        """Add rows that follow what is indexed; those that are there already stay as they are."""
-        with self.datastore.transaction(commit=True) as cursor:
-            cursor.executemany(self.dialect.sql(PUT_AUDIT_ROW), [msgspec.structs.astuple(row) for row in rows])
 
     def clear_audit(self) -> None:
         self._write("DELETE FROM tg_audit")

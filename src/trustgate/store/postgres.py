@@ -13,13 +13,14 @@ import contextlib
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 import psycopg
 from eventsourcing import persistence
 from eventsourcing.postgres import PostgresApplicationRecorder, PostgresDatastore
 
 from trustgate.store.audit_tables import AuditTables
 from trustgate.store.connection import PostgresConfig
-from trustgate.store.model import Appended, Recorded, Sealed, StreamWrite
+from trustgate.store.model import Appended, AuditRow, Recorded, Sealed, StreamWrite
 from trustgate.store.sqlite import stored_events
 from trustgate.store.tables import CREATE, EVENTS, PUT_PLANE, Dialect, recorded
 
@@ -30,6 +31,11 @@ NOTIFY_HEAD = f"SELECT pg_notify('{EVENTS_CHANNEL}', MAX(notification_id)::text)
 PIPELINE_BYTES = 32 * 1024
 MIGRATION_LOCK = 0x7472_7573_7467
 """Key of the advisory lock under which tables are created: planes that start together must not collide."""
+
+PUT_AUDIT_ROWS = (
+    "INSERT INTO tg_audit SELECT * FROM unnest(?::bigint[], ?::text[], ?::bigint[], ?::text[], ?::bigint[], ?::text[],"
+    " ?::text[], ?::text[], ?::text[]) ON CONFLICT DO NOTHING"
+)
 
 POSTGRES = Dialect(
     now="extract(epoch from clock_timestamp())::double precision",
@@ -128,6 +134,10 @@ class PostgresBackend(AuditTables[PostgresDatastore]):
                 pipeline.sync()
             positions = recorder._fetch_ids_after_insert_events(cursor, events) or ()
         return Appended(previous, tuple(sorted(positions)))
+
+    def put_audit_rows(self, rows: Sequence[AuditRow]) -> None:
+        columns = [list(column) for column in zip(*map(msgspec.structs.astuple, rows), strict=True)]
+        self._write(PUT_AUDIT_ROWS, columns)
 
     def read(self, stream: str, after_version: int, limit: int | None) -> list[Recorded]:
         rows = self._read(

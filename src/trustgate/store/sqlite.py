@@ -19,11 +19,12 @@ from eventsourcing import persistence
 from eventsourcing.persistence import StoredEvent
 from eventsourcing.sqlite import SQLiteApplicationRecorder, SQLiteConnection, SQLiteConnectionPool, SQLiteDatastore
 
-from trustgate.store.audit_tables import PUT_AUDIT_ROW, AuditTables
+from trustgate.store.audit_tables import AuditTables
 from trustgate.store.chain import link
 from trustgate.store.model import Appended, AuditRow, Recorded, Sealed, StreamWrite
 from trustgate.store.tables import CREATE, EVENTS, PUT_PLANE, Dialect, recorded
 
+PUT_AUDIT_ROW = "INSERT INTO tg_audit VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
 LOCK_TIMEOUT_S = 5
 POOL_SIZE = 4
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 import base64
 import binascii
 
+import msgspec
+
 from trustgate.actors.archive import microseconds
-from trustgate.actors.notary import Notary, checkpoint_id
+from trustgate.actors.notary import Notary, Statement, checkpoint_id
 from trustgate.actors.revert import revert as lead_back
 from trustgate.admin import answers, lists, rendering, trail
 from trustgate.admin.errors import audit_unavailable, forbidden, invalid_query, nothing_to_revert_to
@@ -221,10 +223,13 @@ def _notary(call: Call) -> Notary:
 
 
 def _shown(checkpoint: Checkpoint) -> answers.Checkpoint:
+    statement = msgspec.json.decode(checkpoint.statement, type=Statement)
     return answers.Checkpoint(
         number=checkpoint.number,
+        time=statement.time,
         position=checkpoint.position,
+        events=statement.events,
         id=checkpoint_id(checkpoint),
-        statement=checkpoint.statement.decode(),
+        previous=statement.previous,
         signature=checkpoint.signature.hex(),
     )
