@@ -43,7 +43,7 @@ CATCH_UP_TIMEOUT_S = 5.0
 MILESTONE_EVERY = 1000
 """Events after which the state on the way is kept, or four times its objects if that is more."""
 
-DEPTH = 16
+DEPTH = 2
 """How far back an object's events are looked up at first: usually one whole event and some links."""
 
 

@@ -88,7 +88,8 @@ class Notary:
             while True:
                 await trio.sleep(self._interval_s)
                 try:
-                    await self.checkpoint()
+                    if await self._store.head():
+                        await self.checkpoint()
                 except StoreError as error:
                     log.error("no checkpoint was made", error=str(error))
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import msgspec
 
@@ -21,6 +21,8 @@ from trustgate.domain import audit, entities, secrets
 from trustgate.domain.entities import GatewayState
 
 Json = dict[str, Any]
+
+E = TypeVar("E", bound=audit.Entity)
 
 COLUMNS = (
     *("position", "version", "time", "gateway_id", "tenant_id", "event", "object_type", "object_id", "object_name"),
@@ -39,7 +41,9 @@ class Trail:
         """An object as its endpoint shows it, with fingerprints; None for one that does not exist."""
         if entity is None:
             return None
-        marked = _marked(entity)
+        stored = msgspec.to_builtins(entity)
+        found = list(_secrets("", stored))
+        marked = _marked(stored, type(entity)) if found else entity
         match marked:
             case entities.Gateway():
                 answer: Any = self._render_gateway(marked)
@@ -54,12 +58,8 @@ class Trail:
             case entities.Role():
                 answer = rendering.role(marked)
         plain: Json = msgspec.to_builtins(answer)
-        visible = set(_texts(plain))
-        hidden = {
-            path: f"fingerprint {ref['fp']}"
-            for path, ref in _secrets("", msgspec.to_builtins(entity))
-            if _mark(ref) not in visible
-        }
+        visible = set(_texts(plain)) if found else ()
+        hidden = {path: f"fingerprint {ref['fp']}" for path, ref in found if _mark(ref) not in visible}
         if isinstance(entity, entities.Auth) and entity.key_hash:
             hidden["api_key"] = f"fingerprint {self._fingerprint(entity.key_hash)}"
         return {**plain, "hidden": hidden} if hidden else plain
@@ -145,13 +145,9 @@ def _mark(ref: Json) -> str:
     return f"{ref['mask']} (fingerprint {ref['fp']})"
 
 
-def _marked(entity: audit.Entity) -> audit.Entity:
+def _marked(stored: Json, kind: type[E]) -> E:
     """The entity with masks that carry fingerprints."""
-    plain = msgspec.to_builtins(entity)
-    if next(secrets.refs(plain), None) is None:
-        return entity
-    marked = secrets.replace(plain, lambda ref: {**ref, "mask": _mark(ref)})
-    return msgspec.convert(marked, type(entity))
+    return msgspec.convert(secrets.replace(stored, lambda ref: {**ref, "mask": _mark(ref)}), kind)
 
 
 def _texts(value: Any) -> Iterator[str]:
