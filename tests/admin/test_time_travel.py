@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import trio
 
 from tests.admin.past import PLAN, Plane, Target, plane
 
@@ -234,3 +235,27 @@ async def test_a_revert_without_a_readable_target_is_refused(target: Target, bod
         gateway = await at.gateway("one")
         assert (await at.ask("POST", f"{gateway}/revert", body)).status_code in (400, 422)
         assert (await at.ask("POST", f"{gateway}/revert", {"to": 1}, **{"If-Match": '"7"'})).status_code == 412
+
+
+async def test_a_revert_beside_other_writers_is_whole_or_refused(target: Target) -> None:
+    async with plane(target) as at:
+        gateway = await at.gateway("one")
+        await at.made(f"{gateway}/roles", {"name": "kept"})
+        statuses: list[int] = []
+
+        async def write(number: int) -> None:
+            await at.ask("POST", f"{gateway}/roles", {"name": f"r{number}"})
+
+        async def back() -> None:
+            statuses.append((await at.ask("POST", f"{gateway}/revert", {"to": 2})).status_code)
+
+        async with trio.open_nursery() as nursery:
+            for number in range(12):
+                nursery.start_soon(write, number)
+                if number % 4 == 0:
+                    nursery.start_soon(back)
+        assert set(statuses) <= {200, 412} and 200 in statuses
+        names = {role["name"] for role in (await at.got(f"{gateway}/roles?size=200"))["items"]}
+        assert "kept" in names
+        assert (await at.ask("POST", f"{gateway}/revert", {"to": 2})).status_code == 200
+        assert [role["name"] for role in (await at.got(f"{gateway}/roles"))["items"]] == ["kept"]

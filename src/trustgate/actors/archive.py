@@ -39,6 +39,9 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 INDEX_BATCH = 2000
 FOLD_BATCH = 1000
 INDEX_EVERY_S = 30.0
+INDEX_PAUSE_S = 0.5
+"""A burst of writes is indexed at once; who asks for the trail meanwhile does not wait for it."""
+
 CATCH_UP_TIMEOUT_S = 5.0
 MILESTONE_EVERY = 1000
 """Events after which the state on the way is kept, or four times its objects if that is more."""
@@ -92,6 +95,7 @@ class Archive:
             while True:
                 await self.catch_up(None)
                 await self._store.wait(self._position, INDEX_EVERY_S)
+                await trio.sleep(INDEX_PAUSE_S)
 
         await supervise("audit index", follow)
 
