@@ -353,6 +353,44 @@ def test_what_is_no_export_is_refused_in_words(evidence: Evidence, junk: list[by
         verify(junk, evidence.key)
 
 
+def test_what_is_not_signed_yet_is_linked_all_the_same(evidence: Evidence) -> None:
+    tail = [n for n, item in enumerate(evidence.items) if n >= evidence.sealed]
+    streams = [evidence.items[n]["stream"] for n in tail]
+    first = next(n for n in tail if streams.count(evidence.items[n]["stream"]) > 1)
+
+    def changed_by(change: Callable[[Lines], object]) -> list[bytes]:
+        items = copy.deepcopy(evidence.items)
+        change(items)
+        return [json.dumps(item).encode() + b"\n" for item in items]
+
+    verify(changed_by(lambda items: None), evidence.key)
+    with pytest.raises(Tampered, match="does not follow its predecessor"):
+        verify(changed_by(lambda items: items[first].update(data="{}")), evidence.key)
+    gap = changed_by(lambda items: items.pop(first))
+    with pytest.raises(Tampered, match="is missing or out of order"):
+        verify(gap, evidence.key)
+
+
+async def test_checkpoints_must_follow_each_other_even_when_well_signed(tmp_path: pathlib.Path) -> None:
+    async with open_store(tmp_path / "t.db", world.KEY) as store:
+        notary = Notary(store)
+        await changed(store, 1)
+        await notary.checkpoint()
+        key, lines = await notary.public_key(), await exported(store)
+        signing = await notary._signing_key()
+        statement = json.loads(json.loads(lines[-1])["statement"])
+        again = {"number": 2, "previous": hashlib.sha256(json.loads(lines[-1])["statement"].encode()).hexdigest()}
+        for change, good in (({}, True), ({"number": 3}, False), ({"previous": GENESIS}, False)):
+            text = json.dumps({**statement, "streams": {}, **again, **change})
+            line = {"kind": "checkpoint", "statement": text, "signature": signing.sign(text.encode()).hex()}
+            forged = [*lines, json.dumps(line).encode() + b"\n"]
+            if good:
+                assert verify(forged, key).checkpoint["number"] == 2
+            else:
+                with pytest.raises(Tampered, match="does not follow checkpoint 1"):
+                    verify(forged, key)
+
+
 def test_the_known_checkpoint_proves_that_the_end_is_there(evidence: Evidence) -> None:
     seals = [n for n, item in enumerate(evidence.items) if item["kind"] == "checkpoint"]
     shorter = evidence.lines[: seals[-2] + 1]
