@@ -21,6 +21,7 @@ FAILURE = UpstreamError("upstream stream terminated unexpectedly", "upstream_err
 _KEEP_RAW = 1024 * 1024
 _OPENAI_CLIENTS = frozenset({"openai"})
 _OPENAI_WIRE = frozenset({"openai", "azure", "groq", "deepseek", "xai", "openrouter", "mistral"})
+_GEMINI = (b"finish", b"usage", b"function", b'"error"')
 # What makes a line of each dialect worth decoding when it is relayed verbatim.
 _TELLING: dict[str, tuple[bytes, ...]] = {
     "anthropic": (b"message_start", b"message_delta", b"message_stop", b'"error"'),
@@ -29,10 +30,11 @@ _TELLING: dict[str, tuple[bytes, ...]] = {
         b'"response.completed"',
         b'"response.incomplete"',
         b'"response.failed"',
+        b'"function_call"',
         b'"error"',
     ),
-    "google": (b"finishReason", b"usageMetadata", b"finish_reason", b"usage_metadata", b'"error"'),
-    "vertex": (b"finishReason", b"usageMetadata", b"finish_reason", b"usage_metadata", b'"error"'),
+    "google": _GEMINI,
+    "vertex": _GEMINI,
     "cohere": (b"message-start", b"message-end", b'"error"'),
 }
 
@@ -88,25 +90,45 @@ class StreamRelay:
             if not end:
                 return b""
             data = data[:end]
-        if self._encoder is None and (
-            (
-                data.startswith(self._head)
-                and data.endswith(self._tail)
-                and data.count(b'"') == self._quotes
-                and data.count(b"\n") == self._breaks
-            )
-            or not self._must_look(data)
-        ):
-            if self._collect:
-                self._raw.append(data)
-                self._raw_size += len(data)
-                if self._raw_size > _KEEP_RAW:
-                    self._read_raw()
-            self._last = data
-            return data
+        if self._encoder is None:
+            return self._relayed(data)
         out = self._lines(data)
         self._last = out[-2:] or self._last
         return out
+
+    def _relayed(self, data: bytes) -> bytes:
+        """Lines in the client's own dialect; of events that arrived together only the telling ones are decoded."""
+        if self._is_quiet(data):
+            return self._unread(data)
+        *events, rest = data.split(b"\n\n")
+        out: list[bytes] = []
+        for piece in [event + b"\n\n" for event in events] + ([rest] if rest else []):
+            if self._is_quiet(piece):
+                out.append(self._unread(piece))
+                continue
+            lines = self._lines(piece)
+            out.append(lines)
+            self._last = lines[-2:] or self._last
+            if self._closed:
+                break
+        return b"".join(out)
+
+    def _unread(self, data: bytes) -> bytes:
+        if self._collect:
+            self._raw.append(data)
+            self._raw_size += len(data)
+            if self._raw_size > _KEEP_RAW:
+                self._read_raw()
+        self._last = data
+        return data
+
+    def _is_quiet(self, data: bytes) -> bool:
+        return (
+            data.startswith(self._head)
+            and data.endswith(self._tail)
+            and data.count(b'"') == self._quotes
+            and data.count(b"\n") == self._breaks
+        ) or not self._must_look(data)
 
     def end(self) -> bytes:
         """Bytes for the client after a clean end of the upstream: an unfinished line, and the dialect's own closing."""
