@@ -159,6 +159,20 @@ class StreamRelay:
         return self._boundary() + failure(self._client)
 
     @property
+    def has_text(self) -> bool:
+        """Whether any text has gone by; reads no more than it takes to see some."""
+        while self._raw and not self._texts:
+            data = self._raw.pop(0)
+            self._raw_size -= len(data)
+            self._read(data)
+        return bool(self._texts)
+
+    def stop_collecting(self) -> None:
+        """Nobody will ask for the text of what follows, nor for `text`."""
+        self._collect = False
+        self._raw, self._raw_size = [], 0
+
+    @property
     def text(self) -> str:
         """The assistant's text that has gone by."""
         self._read_raw()
@@ -284,6 +298,9 @@ class StreamRelay:
         if not self._raw:
             return
         data, self._raw, self._raw_size = b"".join(self._raw), [], 0
+        self._read(data)
+
+    def _read(self, data: bytes) -> None:
         for line in data.split(b"\n"):
             if line.startswith(b"data:"):
                 try:

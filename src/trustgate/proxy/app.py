@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from time import perf_counter
+from typing import Any
 
 import msgspec
 import structlog
@@ -67,18 +68,19 @@ class ProxyApp:
             reply = await self._answer(exchange)
             exchange.reply_status, exchange.reply_headers = reply.status, reply.headers
             fast = (scope.get("extensions") or {}).get("trustgate")
+            usual = exchange.run is None and cors is None and exchange.trace_id and exchange.session_id and not secure
+            if fast is not None and usual and not exchange.session_supplied:
+                headers, block = [], self._block(exchange, reply)
+            else:
+                headers, block = self._headers(exchange, reply, secure), SECURITY_BLOCK
             if reply.stream is not None:
-                await self._stream(exchange, reply, self._headers(exchange, reply, secure), send)
+                await self._stream(exchange, reply, headers, block, fast, send)
             else:
                 exchange.reply_body = reply.body
                 exchange.first_byte_at = perf_counter()
-                usual = (
-                    exchange.run is None and cors is None and exchange.trace_id and exchange.session_id and not secure
-                )
-                if fast is not None and usual and not exchange.session_supplied:
-                    await fast["respond"](reply.status, (), reply.body, self._block(exchange, reply))
+                if fast is not None:
+                    await fast["respond"](reply.status, headers, reply.body, block)
                 else:
-                    headers = self._headers(exchange, reply, secure)
                     await self._respond(scope, send, reply.status, headers, reply.body)
         except BaseException:  # the client left, or the server goes down
             exchange.aborted = True
@@ -140,7 +142,15 @@ class ProxyApp:
         await send({"type": "http.response.start", "status": status, "headers": sized})
         await send({"type": "http.response.body", "body": body})
 
-    async def _stream(self, exchange: Exchange, reply: Reply, headers: HeaderList, send: Send) -> None:
+    async def _stream(
+        self,
+        exchange: Exchange,
+        reply: Reply,
+        headers: HeaderList,
+        block: HeaderBlock,
+        fast: dict[str, Any] | None,
+        send: Send,
+    ) -> None:
         assert reply.stream is not None
         started = False
 
@@ -151,9 +161,14 @@ class ProxyApp:
                 exchange.first_byte_at = perf_counter()
             await send({"type": "http.response.body", "body": data, "more_body": True})
 
-        await send({"type": "http.response.start", "status": reply.status, "headers": headers + SECURITY})
-        await reply.stream(write)
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        if fast is not None:
+            fast["start"](reply.status, headers, block)
+        else:
+            await send({"type": "http.response.start", "status": reply.status, "headers": headers + SECURITY})
+        rest = await reply.stream(write)
+        if not started:
+            exchange.first_byte_at = perf_counter()
+        await send({"type": "http.response.body", "body": rest, "more_body": False})
 
     def _conclude(self, exchange: Exchange) -> None:
         """Hand the exchange to late policies and telemetry; nothing here waits."""

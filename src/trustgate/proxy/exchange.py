@@ -52,12 +52,13 @@ class Attempt(msgspec.Struct, kw_only=True, array_like=True):
 
 
 class Reply(msgspec.Struct, kw_only=True):
-    """What goes back to the client: a whole body, or a `stream` that writes its events to the function given."""
+    """What goes back to the client: a whole body, or a `stream` that writes its events to the function given and
+    returns its last bytes, to be sent with the end."""
 
     status: int
     headers: HeaderList
     body: bytes = b""
-    stream: Callable[[Write], Awaitable[None]] | None = None
+    stream: Callable[[Write], Awaitable[bytes]] | None = None
 
 
 class Exchange:

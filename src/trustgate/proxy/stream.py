@@ -9,7 +9,7 @@ after the first event, because models that think fall silent for long.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 
 import structlog
 import trio
@@ -42,12 +42,16 @@ class _Reader:
 
 
 class OpenStream:
-    """An upstream stream whose first event has arrived. Use as a Reply's `stream`; `aclose` when it is not sent."""
+    """An upstream stream whose first event has arrived. Use as a Reply's `stream`; `aclose` when it is not sent.
+
+    Chunks are asked for one by one: an asynchronous generator that is left before its end is finalised by Trio in a
+    task of its own, which costs more than a chunk.
+    """
 
     def __init__(self, exchange: Exchange, prepared: Prepared, response: Response) -> None:
         self._exchange = exchange
         self._response = response
-        self._chunks: AsyncIterator[bytes] = response.chunks()
+        self._chunks = response.chunks() if response.encoded else None
         self.relay = prepared.relay()
         self._held: list[bytes] = []
         self._held_bytes = 0
@@ -63,12 +67,17 @@ class OpenStream:
 
     async def first(self, deadline_s: float, background: trio.Nursery) -> None:
         """Wait for the first content. Raises WireError or StreamBroken when the upstream fails before it."""
-        with trio.move_on_after(deadline_s) as scope:
-            while not self._held and await self._read_one():
-                pass
-        if scope.cancelled_caught:
-            raise TimedOut("first_byte")
+        while self._response.waiting and not self._held:  # came with the head: no need for a deadline
+            if not await self._read_one():
+                break
+        if not self._held and not self._ended:
+            with trio.move_on_after(deadline_s) as scope:
+                while not self._held and await self._read_one():
+                    pass
+            if scope.cancelled_caught:
+                raise TimedOut("first_byte")
         if self._has_content():
+            self.relay.stop_collecting()
             return
         reader = self._reader = _Reader()
         background.start_soon(self._read_ahead, reader)
@@ -81,17 +90,17 @@ class OpenStream:
     def _has_content(self) -> bool:
         """Whether what is held must reach the client now. Raises StreamBroken for an error that came first."""
         relay = self.relay
-        if relay.error is not None and not relay.text:
+        if relay.error is not None and not relay.has_text:
             raise StreamBroken(relay.error.message)
         return (
-            bool(self._ended or relay.done or relay.observed.finish_reason or relay.text)
+            bool(self._ended or relay.done or relay.observed.finish_reason or relay.has_text)
             or self._held_bytes >= MAX_HELD_BYTES
         )
 
     async def _read_one(self) -> bool:
         """Take one chunk of the upstream; False at its end."""
-        chunk = await anext(self._chunks, None)
-        if chunk is None:
+        chunk = await self._next()
+        if not chunk:
             self._ended = True
             return False
         out = self.relay.feed(chunk)
@@ -99,6 +108,10 @@ class OpenStream:
             self._held.append(out)
             self._held_bytes += len(out)
         return not self.relay.done
+
+    async def _next(self) -> bytes:
+        """The upstream's next bytes; empty at its end."""
+        return await self._response.next_chunk() if self._chunks is None else await anext(self._chunks, b"")
 
     async def _read_ahead(self, reader: _Reader) -> None:
         try:
@@ -110,27 +123,30 @@ class OpenStream:
         finally:
             reader.over.set()
 
-    async def __call__(self, write: Write) -> None:
-        """Write everything to the client; the upstream is closed whatever happens."""
-        relay = self.relay
+    async def __call__(self, write: Write) -> bytes:
+        """Write everything to the client but the last bytes, which are returned so that they leave with the end.
+
+        The upstream is closed whatever happens.
+        """
+        relay, out = self.relay, b""
         try:
             await self._write_held(write)
             if self._reader is not None:
                 await self._join(self._reader, write)
-            if not self._ended and not relay.done:
-                async for chunk in self._chunks:
+            relay.stop_collecting()
+            while not self._ended and not relay.done:
+                if out:
+                    await self._write(write, out)
+                    out = b""
+                if chunk := await self._next():
                     out = relay.feed(chunk)
-                    if out:
-                        await self._write(write, out)
-                    if relay.done:
-                        break
-            tail = relay.end()
-            if tail:
-                await self._write(write, tail)
+                else:
+                    self._ended = True
+            return self._keep(out + relay.end())
         except BROKEN as error:
             log.warning("upstream stream terminated unexpectedly", error=type(error).__name__)
             self._exchange.aborted = True
-            await self._write(write, relay.fail())
+            return self._keep(out + relay.fail())
         except BaseException:
             self._exchange.aborted = True
             raise
@@ -153,6 +169,10 @@ class OpenStream:
             await self._write(write, held)
 
     async def _write(self, write: Write, data: bytes) -> None:
+        await write(self._keep(data))
+
+    def _keep(self, data: bytes) -> bytes:
+        """What goes to the client, as late policies and telemetry will read it."""
         if self._keep_left:
             if len(data) > self._keep_left:  # over the bound: late policies get usage only
                 self._exchange.aborted = True
@@ -161,7 +181,7 @@ class OpenStream:
             else:
                 self._keep_left -= len(data)
                 self._kept.append(data)
-        await write(data)
+        return data
 
     def _account(self) -> None:
         """What was seen counts, also when the client left."""
@@ -174,12 +194,12 @@ class OpenStream:
         callbacks, self._on_close = self._on_close, []
         for callback in callbacks:
             callback()
-        with trio.CancelScope(shield=True):
-            if self._reader is not None:
-                self._reader.scope.cancel()
+        if self._reader is not None:
+            self._reader.scope.cancel()
+            with trio.CancelScope(shield=True):
                 await self._reader.over.wait()
-                self._reader = None
-            await self._response.aclose()
+            self._reader = None
+        self._response.close()
 
 
 async def open_stream(

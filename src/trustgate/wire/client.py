@@ -143,6 +143,16 @@ class Response:
         return None
 
     @property
+    def encoded(self) -> bool:
+        """The body has a Content-Encoding that `chunks` and `read` undo."""
+        return self._decoder is not None
+
+    @property
+    def waiting(self) -> bool:
+        """Bytes of the body are here, so that `next_chunk` will not wait."""
+        return self._connection is not None and bool(self._connection.parts)
+
+    @property
     def arrived(self) -> bool:
         """The body has come to its end, so that `close` keeps the connection."""
         return self._connection is None or self._connection.complete

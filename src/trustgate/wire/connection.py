@@ -8,7 +8,7 @@ cancellation. Pipelined requests stay in the buffer and the kernel until the one
 import logging
 import socket
 import struct
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping, Sequence
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote_to_bytes
@@ -81,6 +81,7 @@ class Connection:
         self._left = -1  # bytes the application still owes of its declared Content-Length; -1: none declared
         self._status = 0
         self._head_fields: Iterable[Field] = ()
+        self._head_block: HeaderBlock | None = None
 
     # -- what other tasks may call -------------------------------------------------------------------------------
 
@@ -217,6 +218,7 @@ class Connection:
         self._answered = False
         self._started = False
         self._status = 0
+        self._head_block = None
         if not head.keep_alive:
             self.keep_alive = False
         path, _, query = head.target.partition(b"?")
@@ -233,7 +235,7 @@ class Connection:
             "headers": head.headers,
             "client": self.client,
             "server": self._address,
-            "extensions": {"trustgate": {"body": self._body, "respond": self.respond}},
+            "extensions": {"trustgate": {"body": self._body, "respond": self.respond, "start": self.start}},
         }
         self._chunked = not head.http_10
         try:
@@ -281,6 +283,15 @@ class Connection:
         await self._write(data)
         self._answered = True
 
+    def start(self, status: int, headers: Sequence[Field], block: HeaderBlock | None = None) -> None:
+        """What the message `http.response.start` does, with lower-case pairs and a block of more, prepared once."""
+        if self._status or self._started:
+            raise RuntimeError("http.response.start was sent twice")
+        self._status = status
+        self._head_fields, self._head_block = headers, block
+        if any(name == b"connection" and b"close" in value.lower() for name, value in headers):
+            self.keep_alive = False
+
     async def _receive(self) -> Message:
         if not self._body_taken:
             self._body_taken = True
@@ -303,14 +314,10 @@ class Connection:
                 await self._send_head(chunked=False)
                 self._answered = True
             else:
-                await self.respond(self._status, self._head_fields, body)
+                await self.respond(self._status, self._head_fields, body, self._head_block)
         elif kind == "http.response.start":
-            if self._status:
-                raise RuntimeError("http.response.start was sent twice")
-            self._status = message["status"]
-            self._head_fields = [(bytes(name).lower(), bytes(value)) for name, value in message.get("headers", ())]
-            if any(name == b"connection" and b"close" in value.lower() for name, value in self._head_fields):
-                self.keep_alive = False
+            headers = message.get("headers", ())
+            self.start(message["status"], [(bytes(name).lower(), bytes(value)) for name, value in headers])
         else:
             raise RuntimeError(f"unexpected ASGI message {kind!r}")
 
@@ -324,6 +331,8 @@ class Connection:
         elif not self._chunked:  # HTTP/1.0: the body ends with the connection
             self.keep_alive = False
         lines = response_head.status_line(self._status) + response_head.header_lines(self._head_fields)
+        if self._head_block is not None:
+            lines += self._head_block.lines
         if declared and not bodyless:
             lines += b"Content-Length: %d\r\n" % self._left
         elif self._chunked:

@@ -1,8 +1,9 @@
 """The ASGI 3 server: listeners, connection caps, the deadline sweeper, the disconnect watcher and the drain.
 
 One HTTP/1.1 connection is `connection.py`. Beside plain ASGI each scope carries `scope["extensions"]["trustgate"]`:
-`body` (the whole request body) and `respond(status, headers, body, block=None)` (the whole answer in one write; `block`
-is a `HeaderBlock` of headers that many answers share).
+`body` (the whole request body), `respond(status, headers, body, block=None)` (the whole answer in one write) and
+`start(status, headers, block=None)` (what the message `http.response.start` does); `block` is a `HeaderBlock` of
+headers that many answers share.
 Limits, timeouts and refusal texts are those of the contract for the proxy listener.
 """
 
