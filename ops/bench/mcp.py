@@ -86,7 +86,7 @@ def main() -> None:
         given = environment(directory, admin, proxy, {"LOG_LEVEL": "WARN"}, mcp)
         log = stack.enter_context((directory / "all.log").open("wb"))
         command = (sys.executable, "-m", "trustgate", "all")
-        process = start(0, *command, cwd=directory, env=given | dict(PYTHONPATH=os.environ.get("PYTHONPATH", "")),
+        process = start(0, *command, cwd=directory, env=given | {"PYTHONPATH": os.environ.get("PYTHONPATH", "")},
                         stdout=log, stderr=log)  # fmt: skip
         for port in (admin, mcp):
             until_healthy(port, process)

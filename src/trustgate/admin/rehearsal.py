@@ -37,6 +37,10 @@ class Rehearsal:
         self.commands: list[Command] = []
 
     @property
+    def keeps_present_secrets(self) -> bool:
+        return self._control.keeps_present_secrets
+
+    @property
     def context(self) -> Context:
         return self._control.context
 
