@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import pathlib
+import re
 import socket
 import urllib.error
 import urllib.request
@@ -13,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.e2e.installation import Demo, free_port, installed
@@ -161,3 +164,36 @@ def test_a_plane_shows_its_own_metrics_and_those_of_the_process() -> None:
 def test_the_exposition_follows_what_the_scraper_accepts() -> None:
     text, kind = exposition(Metrics("1").snapshot(), "", "application/openmetrics-text; version=1.0.0")
     assert kind.startswith("application/openmetrics-text") and text.endswith(b"# EOF\n")
+
+
+NAME = re.compile(r"\b(?:trustgate|trustguard|agentgateway|http_server)_[a-z_]+\b")
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+def test_dashboards_alerts_and_docs_name_what_there_is(tmp_path: pathlib.Path) -> None:
+    port = free_port()
+    with (
+        installed(tmp_path, "all", METRICS_PORT=str(port)),
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer,
+    ):
+        text = answer.read().decode()
+    known = {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")}
+    spelled = known | {name + suffix for name in known for suffix in ("_bucket", "_sum", "_count")}
+    for file in (*(ROOT / "ops/grafana/dashboards").glob("*.json"), ROOT / "ops/alerts.yaml"):
+        used = set(NAME.findall(file.read_text()))
+        assert used and used <= spelled, f"{file.name}: {used - spelled}"
+    assert set(NAME.findall((ROOT / "docs/metrics.md").read_text())) == known
+    runbook = (ROOT / "docs/runbook.md").read_text()
+    rules = yaml.safe_load((ROOT / "ops/alerts.yaml").read_text())["groups"][0]["rules"]
+    assert rules and all(f"### {rule['alert']}\n" in runbook for rule in rules)
+
+
+def test_the_dashboards_are_those_of_their_source(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = importlib.util.spec_from_file_location("make", ROOT / "ops/grafana/make.py")
+    assert spec is not None and spec.loader is not None
+    make = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(make)
+    monkeypatch.setattr(make, "HERE", tmp_path / "d")
+    make.main()
+    for made in (tmp_path / "d").iterdir():
+        assert made.read_text() == (ROOT / "ops/grafana/dashboards" / made.name).read_text()
