@@ -82,6 +82,7 @@ class Exchange:
         "headers",
         "intent",
         "method",
+        "overflowed",
         "path",
         "peeked",
         "picked",
@@ -181,6 +182,8 @@ class Exchange:
         """An upstream answered, and that answer was not replaced by a policy."""
         self.aborted = False
         """The client left, or the stream broke, before the answer was complete."""
+        self.overflowed = False
+        """The stream was longer than what is kept of it: its text is not known, only its usage."""
 
     @property
     def candidates(self) -> list[Candidate] | None:

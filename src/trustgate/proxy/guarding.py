@@ -141,7 +141,7 @@ async def after_answer(exchange: Exchange) -> None:
                 status=exchange.reply_status,
                 body=lines_of(exchange.reply_body) if exchange.streaming else exchange.reply_body,
                 streaming=exchange.streaming,
-                complete=not exchange.aborted,
+                complete=not exchange.aborted and not exchange.overflowed,
                 usage=token_usage(exchange),
                 model=exchange.provider_model,
             )

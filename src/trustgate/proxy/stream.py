@@ -175,7 +175,7 @@ class OpenStream:
         """What goes to the client, as late policies and telemetry will read it."""
         if self._keep_left:
             if len(data) > self._keep_left:  # over the bound: late policies get usage only
-                self._exchange.aborted = True
+                self._exchange.overflowed = True
                 self._keep_left = 0
                 self._kept.clear()
             else:
