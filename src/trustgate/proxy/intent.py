@@ -30,6 +30,11 @@ class Intent(msgspec.Struct, frozen=True):
 
 NONE = Intent("none")
 
+# Traffic names few models, again and again: their references, as the JSON of a body spells them, are read once.
+MAX_KNOWN = 1024
+MAX_KNOWN_BYTES = 128
+_known: dict[bytes, Intent] = {}
+
 
 class Peek(msgspec.Struct):
     """The members of a body that routing reads; everything else is only checked for JSON syntax."""
@@ -50,7 +55,7 @@ def peek(body: bytes) -> Peek | None:
         return None
 
 
-def text_of(raw: msgspec.Raw) -> str | None:
+def text_of(raw: msgspec.Raw | bytes) -> str | None:
     """The JSON string in `raw`, or None."""
     data = bytes(raw)
     if not data.startswith(b'"'):
@@ -115,5 +120,12 @@ def read_intent(peeked: Peek | None, path_model: str) -> Intent:
         return intent_of(path_model.strip())
     if peeked is None:
         return NONE
-    reference = text_of(peeked.model)
-    return intent_of(reference.strip()) if reference else NONE
+    raw = bytes(peeked.model)
+    known = _known.get(raw)
+    if known is not None:
+        return known
+    reference = text_of(raw)
+    intent = intent_of(reference.strip()) if reference else NONE
+    if len(_known) < MAX_KNOWN and len(raw) <= MAX_KNOWN_BYTES:
+        _known[raw] = intent
+    return intent

@@ -3,6 +3,7 @@
 import os
 import time
 from contextvars import ContextVar
+from functools import lru_cache
 from types import EllipsisType
 from typing import Final
 
@@ -41,5 +42,10 @@ def uuid4() -> str:
 
 def uuid7() -> str:
     """A time-ordered UUID (RFC 9562 §5.7), lower-case."""
-    stamp = f"{time.time_ns() // 1_000_000:012x}"
-    return f"{stamp[:8]}-{stamp[8:]}-7{uuid4()[15:]}"
+    return _stamp(time.time_ns() // 1_000_000) + uuid4()[15:]
+
+
+@lru_cache(2)
+def _stamp(unix_ms: int) -> str:
+    digits = f"{unix_ms:012x}"
+    return f"{digits[:8]}-{digits[8:]}-7"

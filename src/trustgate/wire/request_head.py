@@ -26,6 +26,8 @@ _REPEATED: Final = frozenset(
 )
 _MAX_KNOWN_LINES: Final = 4096
 _known_lines: dict[bytes, tuple[bytes, bytes]] = {}
+_known_starts: dict[bytes, tuple[bytes, bytes, bool]] = {}
+"""Request lines without a query, which may carry a credential: method, target in origin form, whether HTTP/1.0."""
 
 Field = tuple[bytes, bytes]
 
@@ -70,21 +72,12 @@ def check_incomplete(data: bytes, checked: int) -> None:
 def parse(data: bytes, end: int) -> RequestHead:
     """Parse the head at the start of `data`; `end` is the offset of the CRLF CRLF that ends it."""
     lines = data[:end].split(b"\r\n")
-    match = _REQUEST_LINE.fullmatch(lines[0])
-    if match is None:
-        version = _VERSION_LINE.fullmatch(lines[0])
-        if version is not None and b" HTTP/1." not in version[0]:
-            raise Refused(505, "HTTP Version Not Supported")
-        raise bad_request()
-    method, target, minor = match.groups()
-    if method not in METHODS:
-        raise bad_request("Invalid http method")
+    method, target, http_10 = _known_starts.get(lines[0]) or _request_line(lines[0])
     known = _known_lines
     headers = [known.get(line) or _field(line) for line in lines[1:]]
     fields = dict(headers)
     if len(fields) != len(headers):
         _check_duplicates(headers)
-    http_10 = minor == b"0"
     if b"host" not in fields and not http_10:
         raise bad_request("Missing Host header")
     if target[0] != 47 and target != b"*" and method != b"CONNECT":
@@ -99,6 +92,22 @@ def parse(data: bytes, end: int) -> RequestHead:
         keep_alive=not http_10 and (connection is None or b"close" not in connection.lower()),
         expects_continue=b"expect" in fields and _expects_continue(fields[b"expect"], http_10),
     )
+
+
+def _request_line(line: bytes) -> tuple[bytes, bytes, bool]:
+    match = _REQUEST_LINE.fullmatch(line)
+    if match is None:
+        version = _VERSION_LINE.fullmatch(line)
+        if version is not None and b" HTTP/1." not in version[0]:
+            raise Refused(505, "HTTP Version Not Supported")
+        raise bad_request()
+    method, target, minor = match.groups()
+    if method not in METHODS:
+        raise bad_request("Invalid http method")
+    start = (method, target, minor == b"0")
+    if target[0] == 47 and 63 not in target and len(line) < 128 and len(_known_starts) < _MAX_KNOWN_LINES:
+        _known_starts[line] = start
+    return start
 
 
 def _field(line: bytes) -> Field:

@@ -28,6 +28,7 @@ _MAX_KNOWN_NAMES: Final = 4096
 _OURS: Final = frozenset({b"host", b"content-length", b"transfer-encoding", b"connection"})
 TOKEN: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _name_lines: dict[bytes, bytes] = {}
+_known_starts: dict[tuple[str, str, bytes], bytes] = {}
 
 
 class Upstream:
@@ -257,6 +258,16 @@ class PreparedHeaders(msgspec.Struct, frozen=True):
         return PreparedHeaders(lines, count)
 
 
+def _start(method: str, target: str, host: bytes) -> bytes:
+    """Request line and Host; those without a query, which may carry a credential, are remembered."""
+    start = f"{method} {target} HTTP/1.1\r\nhost: ".encode("ascii") + host
+    if start.count(b"\r\n") != 1 or start.count(b"\n") != 1 or start.count(b"\r") != 1 or 0 in start:
+        raise ValueError("invalid request target")
+    if "?" not in target and len(target) < 256 and len(_known_starts) < _MAX_KNOWN_NAMES:
+        _known_starts[method, target, host] = start
+    return start
+
+
 def request_head(
     method: str,
     target: str,
@@ -269,6 +280,9 @@ def request_head(
 
     Raises ValueError for anything that would break the framing.
     """
+    if prepared is not None and not headers and length:  # every part was checked when it was made
+        start = _known_starts.get((method, target, host)) or _start(method, target, host)
+        return b"%b%b\r\ncontent-length: %d\r\n\r\n" % (start, prepared.lines, length)
     lines = [b""]
     for name, value in headers:
         if name in _OURS:
