@@ -272,6 +272,29 @@ def plan(gateway: str, file: str, since: str, until: str, as_json: bool) -> None
     sys.exit(run_plan(gateway, file, since, until, as_json=as_json))
 
 
+@main.command()
+@click.argument("gateway")
+@click.option("-o", "--output", default="-", type=click.Path(dir_okay=False), help="File to write; stdout by default.")
+def export(gateway: str, output: str) -> None:
+    """Write GATEWAY (id or slug) as a YAML file; secrets appear as references."""
+    from trustgate.commands.configure import export as run_export
+
+    sys.exit(run_export(gateway, output))
+
+
+@main.command()
+@click.option("-f", "--file", required=True, type=click.Path(dir_okay=False, allow_dash=True), help="YAML file, or -.")
+@click.option("--dry-run", is_flag=True, help="Show the plan and stop.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--reason", default="", help="Why, for the audit trail.")
+@click.option("--author", default="", help="Who, for the audit trail; the system user by default.")
+def apply(file: str, dry_run: bool, yes: bool, reason: str, author: str) -> None:
+    """Make a gateway what the file says, after showing the plan; what the file does not hold is deleted."""
+    from trustgate.commands.configure import apply as run_apply
+
+    sys.exit(run_apply(file, yes=yes, dry_run=dry_run, reason=reason, by=author))
+
+
 @main.command(name="check-config")
 @click.argument("plane", type=click.Choice(PLANE_NAMES), default="proxy")
 def check_config(plane: str) -> None:

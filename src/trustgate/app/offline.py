@@ -13,12 +13,14 @@ import trio
 from trustgate.actors.archive import Archive
 from trustgate.actors.control import ControlPlane
 from trustgate.actors.notary import Notary
+from trustgate.admin.answers import ObjectChange
 from trustgate.admin.exchange import Call
 from trustgate.admin.handlers.plan import PlanAnswer, planned
 from trustgate.admin.lists import Query
 from trustgate.admin.rendering import GatewayRenderer
 from trustgate.admin.services import AdminServices
 from trustgate.admin.tokens import Identity
+from trustgate.admin.trail import Trail
 from trustgate.app.admin_plane import admin_services
 from trustgate.app.decisions import decision_file
 from trustgate.app.explaining import compared
@@ -51,6 +53,10 @@ class Offline(msgspec.Struct, eq=False):
         if found is None:
             raise DomainError(404, "not_found", f"there is no gateway {name!r}")
         return found
+
+    def difference(self, before: GatewayState, after: GatewayState) -> list[ObjectChange]:
+        """What differs, as the audit trail shows it."""
+        return Trail(self.render_gateway, self.parts.store.fingerprint).difference(before, after)
 
     async def forecast(self, before: GatewayState, after: GatewayState, from_s: float, to_s: float, told: Told) -> Json:
         """What recorded requests would have met, with progress."""

@@ -64,6 +64,18 @@ class ImportGateway(msgspec.Struct, frozen=True):
     secrets: dict[str, str]
 
 
+class ApplyGateway(msgspec.Struct, frozen=True):
+    """Make a gateway what `state` says, or create it so; what `state` lacks is deleted.
+
+    `secrets` maps the references of `state` that the vault does not hold yet to the plaintext.
+    """
+
+    meta: Meta
+    id: str
+    state: GatewayState
+    secrets: dict[str, str]
+
+
 class RevertGateway(msgspec.Struct, frozen=True):
     """Lead a gateway back to `state`, which it had at `version`. `held`: the vault references of that state, beyond
     those of the present one, whose secrets are still there. `restore_keys`: revoked API keys are to work again."""
@@ -290,6 +302,7 @@ Command = (
     | DeleteGateway
     | ImportGateway
     | RevertGateway
+    | ApplyGateway
     | CreateRegistry
     | UpdateRegistry
     | DeleteRegistry
@@ -323,6 +336,8 @@ Command = (
 
 def gateway_of(command: Command) -> str:
     """Id of the gateway whose stream a command is decided against."""
-    if isinstance(command, CreateGateway | UpdateGateway | DeleteGateway | ImportGateway | RevertGateway):
+    if isinstance(
+        command, CreateGateway | UpdateGateway | DeleteGateway | ImportGateway | RevertGateway | ApplyGateway
+    ):
         return command.id
     return command.gateway_id

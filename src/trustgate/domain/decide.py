@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from trustgate.domain import commands as cmd
+from trustgate.domain.decide_apply import apply_gateway
 from trustgate.domain.decide_auth import create_auth, delete_auth, rotate_auth, update_auth
 from trustgate.domain.decide_consumer import (
     attach_auth,
@@ -59,6 +60,7 @@ DECIDERS: dict[type[Any], Callable[[Draft, Any], None]] = {
     cmd.DeleteGateway: delete_gateway,
     cmd.ImportGateway: import_gateway,
     cmd.RevertGateway: revert_gateway,
+    cmd.ApplyGateway: apply_gateway,
     cmd.CreateRegistry: create_registry,
     cmd.UpdateRegistry: update_registry,
     cmd.DeleteRegistry: delete_registry,

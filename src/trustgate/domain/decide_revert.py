@@ -80,17 +80,24 @@ def revert_gateway(draft: Draft, command: cmd.RevertGateway) -> None:
     if draft.meta.tenant is not None:
         gateway = replace(gateway, entitlements=now.gateway.entitlements)
         _check_exporters(gateway.telemetry, now.gateway.telemetry)
-    check_unique(draft, command.id, gateway.slug, gateway.domain)
-    _list_slugs(draft, then)
+    lead_to(draft, command.id, replace(then, gateway=gateway))
+
+
+def lead_to(draft: Draft, gateway_id: str, then: GatewayState) -> None:
+    """The events from the draft's state to `then`, in an order that leaves all references whole after each."""
+    now, gateway = draft.state, then.gateway
+    assert gateway is not None, "a gateway is not led to its end"
+    check_unique(draft, gateway_id, gateway.slug, gateway.domain)
     if gateway != now.gateway:
-        draft.record(ev.GatewayUpdated(gateway))
-        if listed(gateway) != listed(now.gateway):
+        draft.record(ev.GatewayCreated(gateway) if now.gateway is None else ev.GatewayUpdated(gateway))
+        if now.gateway is None or listed(gateway) != listed(now.gateway):
             draft.enlist(listed(gateway))
+    _list_slugs(draft, gateway_id, then)
     for kind in ORDER:
         present = _objects(now, kind)
         for id_, entity in _objects(then, kind).items():
             if id_ not in present:
-                if draft.context.owner(kind, id_) not in (None, command.id):
+                if draft.context.owner(kind, id_) not in (None, gateway_id):
                     raise already_exists(kind)
                 draft.record(CREATED[kind](entity))
             elif entity != present[id_]:
@@ -110,15 +117,14 @@ def _exporters(telemetry: Json | None) -> list[Json]:
     return (telemetry or {}).get("exporters") or []
 
 
-def _list_slugs(draft: Draft, then: GatewayState) -> None:
+def _list_slugs(draft: Draft, gateway_id: str, then: GatewayState) -> None:
     """Give up and take the consumers' globally unique slugs; one that another gateway has taken since is refused."""
     old = {consumer.slug for consumer in draft.state.consumers.values()}
     new = {consumer.slug for consumer in then.consumers.values()}
-    assert draft.state.gateway is not None
     for slug in sorted(new - old):
         if slug in draft.directory.consumer_slugs:
             raise already_exists("consumer", f"the slug {quoted(slug)} is already taken")
-        draft.enlist(ev.ConsumerListed(slug, draft.state.gateway.id))
+        draft.enlist(ev.ConsumerListed(slug, gateway_id))
     for slug in sorted(old - new):
         draft.enlist(ev.ConsumerUnlisted(slug))
 

@@ -1,0 +1,1 @@
+"""A gateway's configuration as a file: export to YAML, and from a file to the state that it asks for."""
