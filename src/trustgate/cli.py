@@ -295,6 +295,24 @@ def apply(file: str, dry_run: bool, yes: bool, reason: str, author: str) -> None
     sys.exit(run_apply(file, yes=yes, dry_run=dry_run, reason=reason, by=author))
 
 
+@main.command(name="import")
+@click.option("--from", "dsn", required=True, help="postgres:// URL of the existing installation's database.")
+@click.option(
+    "--secret-key", envvar="IMPORT_SECRET_KEY", default="", help="Its SERVER_SECRET_KEY; this one's by default."
+)
+@click.option("--gateway", "slugs", multiple=True, help="Only this gateway (repeatable).")
+@click.option("--dry-run", is_flag=True, help="Report what would be carried over, and stop.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def import_(dsn: str, secret_key: str, slugs: tuple[str, ...], dry_run: bool, yes: bool) -> None:
+    """Carry the gateways of an existing installation over: ids, keys and secrets stay valid.
+
+    The database is only read. Exit code 1 when something was left behind.
+    """
+    from trustgate.commands.importing import import_from
+
+    sys.exit(import_from(dsn, secret_key=secret_key, slugs=slugs, dry_run=dry_run, yes=yes))
+
+
 @main.command(name="check-config")
 @click.argument("plane", type=click.Choice(PLANE_NAMES), default="proxy")
 def check_config(plane: str) -> None:

@@ -28,6 +28,11 @@ Path = tuple[str | int, ...]
 class FileError(Exception):
     """The file cannot be used. The text names file, line and path."""
 
+    def __init__(self, text: str, path: Path = (), detail: str = "") -> None:
+        super().__init__(text)
+        self.path = path
+        self.detail = detail or text
+
 
 class Source(msgspec.Struct, eq=False):
     """A read file: `plain` as it was written, and the place of every value."""
@@ -43,7 +48,7 @@ class Source(msgspec.Struct, eq=False):
         while at and at not in self.places:
             at = at[:-1]
         line, column = self.places.get(at, (1, 1))
-        return FileError(f"{self.name}:{line}:{column}: {spelled(path)}: {detail}")
+        return FileError(f"{self.name}:{line}:{column}: {spelled(path)}: {detail}", path, detail)
 
 
 def spelled(path: Path) -> str:
