@@ -35,6 +35,7 @@ from trustgate.actors.notary import Notary  # noqa: E402
 from trustgate.actors.projection import Projection, decoded, snapshot_of  # noqa: E402
 from trustgate.admin.rendering import GatewayRenderer  # noqa: E402
 from trustgate.admin.trail import Trail  # noqa: E402
+from trustgate.domain import audit  # noqa: E402
 from trustgate.domain import events as ev  # noqa: E402
 from trustgate.domain.decide import EMPTY, Context, decide  # noqa: E402
 from trustgate.domain.directory import DirectoryState  # noqa: E402
@@ -158,6 +159,7 @@ async def pages(store: EventStore, archive: Archive) -> list[Row]:
         ("of an object", AuditFilter(object_id=first.subject.id), None, 20),
         ("of an actor", AuditFilter(tenant=first.tenant, actor="user-7"), None, 20),
         ("of a rare kind of event", AuditFilter(tenant=first.tenant, events=("GatewayCreated",)), None, 20),
+        ("of kinds that nobody has", AuditFilter(tenant=first.tenant, events=audit.EVENTS_OF["role"]), None, 20),
         ("before a time long ago", AuditFilter(tenant=first.tenant, until=middle), None, 20),
         ("oldest object, nothing found", AuditFilter(object_id=oldest.subject.id, actor="nobody"), None, 20),
     ]

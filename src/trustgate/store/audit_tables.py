@@ -12,6 +12,9 @@ from typing import Any
 from trustgate.store.model import AuditFilter, AuditRow, Checkpoint, Recorded, Snapshot
 from trustgate.store.tables import EVENTS, D, Tables, chunks, marks, recorded
 
+Term = tuple[str, tuple[Any, ...]]
+"""A condition and the values of its parameters."""
+
 SKEW_US = 600_000_000
 """The clocks of processes that write are taken to differ by less: 10 minutes. It bounds a search by time."""
 
@@ -53,46 +56,35 @@ class AuditTables(Tables[D]):
 
     def audit_rows(self, wanted: AuditFilter, cursor: int | None, limit: int, newest_first: bool) -> list[AuditRow]:
         """The rows that fit, in the order of the log or against it, beyond position `cursor`."""
-        terms, values = self._terms(wanted)
+        order, beyond = ("DESC", "position < ?") if newest_first else ("ASC", "position > ?")
+        shared = self._times(wanted)
         if cursor is not None:
-            terms.append("position < ?" if newest_first else "position > ?")
-            values.append(cursor)
-        where = f" WHERE {' AND '.join(terms)}" if terms else ""
-        order = "DESC" if newest_first else "ASC"
-        rows = self._read(f"SELECT * FROM tg_audit{where} ORDER BY position {order} LIMIT ?", (*values, limit))
-        return [audit_row(row) for row in rows]
-
-    def _terms(self, wanted: AuditFilter) -> tuple[list[str], list[Any]]:
-        terms: list[str] = []
+            shared.append((beyond, (cursor,)))
+        parts: list[str] = []
         values: list[Any] = []
-        for column, value in (("tenant", wanted.tenant), ("gateway_id", wanted.gateway_id)):
-            if value is not None:
-                terms.append(f"{column} = ?")
-                values.append(value)
-        if wanted.object_id:
-            terms.append("(object_id = ? OR (related_id = ? AND related_id <> ''))")
-            values += (wanted.object_id, wanted.object_id)
-        if wanted.actor:
-            terms.append("actor = ?")
-            values.append(wanted.actor)
-        if wanted.events:
-            terms.append(f"event IN ({marks(wanted.events)})")
-            values += wanted.events
-        if wanted.since is not None:
-            self._bound(terms, values, "at >= ?", wanted.since, "at < ? ORDER BY at DESC", -SKEW_US, "position > ?")
-        if wanted.until is not None:
-            self._bound(terms, values, "at < ?", wanted.until, "at > ? ORDER BY at", SKEW_US, "position < ?")
-        return terms, values
+        for terms in branches(wanted):
+            every = [*terms, *shared]
+            where = f" WHERE {' AND '.join(text for text, _ in every)}" if every else ""
+            parts.append(f"SELECT * FROM (SELECT * FROM tg_audit{where} ORDER BY position {order} LIMIT ?) AS part")
+            values += [*(value for _, some in every for value in some), limit]
+        # Each part walks one index in the order of the answer, and stops at the limit.
+        statement = f"SELECT * FROM ({' UNION ALL '.join(parts)}) AS found ORDER BY position {order} LIMIT ?"
+        return [audit_row(row) for row in self._read(statement, (*values, limit))]
 
-    def _bound(
-        self, terms: list[str], values: list[Any], exact: str, at: int, beyond: str, skew: int, limit: str
-    ) -> None:
-        """A condition on the time, and one on the position that spares the search what is certainly outside."""
-        terms.append(exact)
-        values.append(at)
-        for row in self._read(f"SELECT position FROM tg_audit WHERE {beyond} LIMIT 1", (at + skew,)):
-            terms.append(limit)
-            values.append(row["position"])
+    def _times(self, wanted: AuditFilter) -> list[Term]:
+        """Conditions on the time, and on the position to spare the search what is certainly outside."""
+        terms: list[Term] = []
+        bounds = (
+            (wanted.since, "at >= ?", -SKEW_US, "at < ? ORDER BY at DESC", "position > ?"),
+            (wanted.until, "at < ?", SKEW_US, "at > ? ORDER BY at", "position < ?"),
+        )
+        for at, exact, skew, outside, limit in bounds:
+            if at is None:
+                continue
+            terms.append((exact, (at,)))
+            for row in self._read(f"SELECT position FROM tg_audit WHERE {outside} LIMIT 1", (at + skew,)):
+                terms.append((limit, (row["position"],)))
+        return terms
 
     def audit_before(self, places: Sequence[tuple[str, str, int]], depth: int) -> list[list[AuditRow]]:
         """For each (gateway id, object id, position), the object's last `depth` events before it, newest first."""
@@ -190,6 +182,41 @@ class AuditTables(Tables[D]):
             " state = excluded.state",
             (snapshot.stream, snapshot.version, snapshot.schema, snapshot.state),
         )
+
+
+def branches(wanted: AuditFilter) -> list[list[Term]]:
+    """The conditions of `wanted`, as alternatives that exclude each other and walk one index each.
+
+    The databases cannot know which condition is the rarest; here it is known. `column || ''` keeps the others away from
+    an index of their own.
+    """
+    events = tuple(dict.fromkeys(wanted.events))
+    tenant: list[Term] = [("tenant = ?", (wanted.tenant,))] if wanted.tenant is not None else []
+    checks: dict[str, Term] = {}
+    if wanted.tenant is not None:
+        checks["tenant"] = ("tenant || '' = ?", (wanted.tenant,))
+    if wanted.gateway_id is not None:
+        checks["gateway"] = ("gateway_id || '' = ?", (wanted.gateway_id,))
+    if wanted.actor:
+        checks["actor"] = ("actor || '' = ?", (wanted.actor,))
+    if events:
+        checks["event"] = (f"event || '' IN ({marks(events)})", events)
+    walked: list[list[Term]] = [tenant]
+    done = ("tenant",)
+    if wanted.object_id:
+        walked = [
+            [("object_id = ?", (wanted.object_id,))],
+            [("related_id = ? AND related_id <> ''", (wanted.object_id,))],
+        ]
+        done = ()
+    elif wanted.gateway_id is not None:
+        walked, done = [[("gateway_id = ?", (wanted.gateway_id,))]], ("gateway",)
+    elif events:
+        walked, done = [[*tenant, ("event = ?", (event,))] for event in events], ("tenant", "event")
+    elif wanted.actor:
+        walked, done = [[("actor = ?", (wanted.actor,))]], ("actor",)
+    others = [term for name, term in checks.items() if name not in done]
+    return [[*terms, *others] for terms in walked]
 
 
 def audit_row(row: Any) -> AuditRow:

@@ -42,6 +42,7 @@ POSTGRES = Dialect(
     blob="BYTEA",
     real="DOUBLE PRECISION",
     placeholder="%s",
+    key="BIGINT",
 )
 
 

@@ -28,7 +28,9 @@ PUT_AUDIT_ROW = "INSERT INTO tg_audit VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONF
 LOCK_TIMEOUT_S = 5
 POOL_SIZE = 4
 
-SQLITE = Dialect(now="((julianday('now') - 2440587.5) * 86400.0)", blob="BLOB", real="REAL", placeholder="?")
+SQLITE = Dialect(
+    now="((julianday('now') - 2440587.5) * 86400.0)", blob="BLOB", real="REAL", placeholder="?", key="INTEGER"
+)
 
 
 class FilePool(SQLiteConnectionPool):

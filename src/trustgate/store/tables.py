@@ -30,9 +30,12 @@ class Dialect(msgspec.Struct, frozen=True):
     blob: str
     real: str
     placeholder: str
+    key: str
+    """Type of a 64-bit primary key."""
 
     def sql(self, statement: str) -> str:
         statement = statement.replace("{now}", self.now).replace("{blob}", self.blob).replace("{real}", self.real)
+        statement = statement.replace("{key}", self.key)
         return statement.replace("?", self.placeholder)
 
 
@@ -55,7 +58,7 @@ CREATE = (
     " state TEXT NOT NULL, applied_version TEXT NOT NULL, first_seen {real} NOT NULL, last_seen {real} NOT NULL,"
     " PRIMARY KEY (scope, instance_id))",
     # 0002_audit: the index of the audit trail and the states of long ago are derived from the log; checkpoints are not.
-    "CREATE TABLE IF NOT EXISTS tg_audit (position BIGINT PRIMARY KEY, gateway_id TEXT NOT NULL,"
+    "CREATE TABLE IF NOT EXISTS tg_audit (position {key} PRIMARY KEY, gateway_id TEXT NOT NULL,"
     " version BIGINT NOT NULL, tenant TEXT NOT NULL, at BIGINT NOT NULL, actor TEXT NOT NULL, event TEXT NOT NULL,"
     " object_id TEXT NOT NULL, related_id TEXT NOT NULL)",
     "CREATE INDEX IF NOT EXISTS tg_audit_gateway_idx ON tg_audit (gateway_id, position)",
@@ -63,6 +66,7 @@ CREATE = (
     "CREATE INDEX IF NOT EXISTS tg_audit_tenant_idx ON tg_audit (tenant, position)",
     "CREATE INDEX IF NOT EXISTS tg_audit_actor_idx ON tg_audit (actor, position)",
     "CREATE INDEX IF NOT EXISTS tg_audit_event_idx ON tg_audit (event, position)",
+    "CREATE INDEX IF NOT EXISTS tg_audit_tenant_event_idx ON tg_audit (tenant, event, position)",
     "CREATE INDEX IF NOT EXISTS tg_audit_object_idx ON tg_audit (object_id, position)",
     "CREATE INDEX IF NOT EXISTS tg_audit_related_idx ON tg_audit (related_id, position) WHERE related_id <> ''",
     "CREATE INDEX IF NOT EXISTS tg_audit_at_idx ON tg_audit (at, position)",
