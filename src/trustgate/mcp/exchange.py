@@ -70,6 +70,7 @@ class Exchange:
         "header_map",
         "headers",
         "listener",
+        "located",
         "method",
         "own_id",
         "path",
@@ -111,6 +112,8 @@ class Exchange:
         self.cors: HeaderList = []
         """What a browser needs to see in the answer."""
         # set by `identify`
+        self.located = False
+        """Whether the path, under this host, names a consumer that is there."""
         self.caller: Caller | None = None
         self.asker: Asker | None = None
         self.runtime: ConsumerRuntime | None = None

@@ -34,7 +34,7 @@ def admit(exchange: Exchange, services: McpServices) -> None:
     caller = exchange.caller
     assert caller is not None, "identify comes first"
     view = caller.view
-    consumer = view.consumer(exchange.slug)
+    consumer = view.consumer(exchange.slug) if exchange.located else None
     if consumer is None:
         raise HttpFailure(404, "no virtual MCP configured for this path")
     if consumer.type != "MCP":
@@ -77,12 +77,15 @@ async def authenticate(exchange: Exchange, services: McpServices) -> Caller:
     scope = scope_of(exchange, services)
     try:
         if scope is not None:
+            exchange.located = True
             return await services.authenticate(request, scope)
     except Unauthenticated:
         pass  # perhaps the log knows a newer credential
     await services.catch_up()
+    scope = scope_of(exchange, services)
+    exchange.located = scope is not None
     try:
-        return await services.authenticate(request, scope_of(exchange, services))
+        return await services.authenticate(request, scope)
     except Unauthenticated as refused:
         raise HttpFailure(401, "unauthenticated", challenge=refused.challenge) from None
 
