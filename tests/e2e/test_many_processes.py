@@ -9,6 +9,7 @@ import http.client
 import json
 import pathlib
 import shutil
+import ssl
 import subprocess
 import sys
 import time
@@ -178,13 +179,28 @@ def test_hypercorn_with_tls_gives_the_same_answers_as_our_own_server(
                 assert comparable(theirs) == comparable(ours), name
 
 
-def tls_proxy(folder: pathlib.Path, pem: str, secret: str) -> Any:
+def test_with_a_client_authority_only_its_clients_may_connect(
+    tmp_path: pathlib.Path, certificate: tuple[str, str]
+) -> None:
+    pem, secret = certificate  # its own authority
+    with tls_proxy(tmp_path, pem, secret, SERVER_TLS_CLIENT_CA=pem) as port:
+        url = f"https://localhost:{port}/healthz"
+        trusting = ssl.create_default_context(cafile=pem)
+        with pytest.raises(httpx.HTTPError):
+            httpx.get(url, verify=trusting)
+        trusting.load_cert_chain(pem, secret)
+        assert httpx.get(url, verify=trusting).status_code == 200
+
+
+def tls_proxy(folder: pathlib.Path, pem: str, secret: str, **more: str) -> Any:
     """`trustgate proxy` with TLS on the store of `folder`; its port."""
+    trusting = ssl.create_default_context(cafile=pem)
+    trusting.load_cert_chain(pem, secret)
 
     @contextlib.contextmanager
     def run() -> Iterator[int]:
         port = free_port()
-        given = environment(folder, free_port(), port, {"SERVER_TLS_CERT": pem, "SERVER_TLS_KEY": secret})
+        given = environment(folder, free_port(), port, {"SERVER_TLS_CERT": pem, "SERVER_TLS_KEY": secret} | more)
         with (folder / "tls.log").open("wb") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "trustgate", "proxy"], cwd=folder, env=given, stdout=log, stderr=log
@@ -193,7 +209,7 @@ def tls_proxy(folder: pathlib.Path, pem: str, secret: str) -> Any:
                 deadline = time.monotonic() + 60
                 while True:
                     try:
-                        if httpx.get(f"https://localhost:{port}/healthz", verify=pem).status_code == 200:
+                        if httpx.get(f"https://localhost:{port}/healthz", verify=trusting).status_code == 200:
                             break
                     except (httpx.HTTPError, http.client.HTTPException):
                         pass

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import ssl
 from collections.abc import Awaitable, Callable
 
 import msgspec
@@ -32,6 +33,8 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True):
     backlog: int = 1024
     certfile: str | None = None
     keyfile: str | None = None
+    client_ca: str | None = None
+    """PEM file of the authorities one of which must have issued a client's certificate."""
 
 
 async def serve(
@@ -57,6 +60,8 @@ async def serve(
     config.h2_max_header_list_size = settings.max_head_bytes + HEAD_SLACK_BYTES
     config.graceful_timeout = settings.drain_timeout_s
     config.certfile, config.keyfile = settings.certfile, settings.keyfile
+    if settings.client_ca is not None:
+        config.ca_certs, config.verify_mode = settings.client_ca, ssl.VerifyMode.CERT_REQUIRED
     secure = settings.certfile is not None
     for listener in listeners:
         listener.setblocking(False)

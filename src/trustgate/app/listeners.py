@@ -133,6 +133,7 @@ def hypercorn_server(
         backlog=BACKLOG,
         certfile=settings.server.tls_cert or None,
         keyfile=settings.server.tls_key or None,
+        client_ca=settings.server.tls_client_ca or None,
     )
 
     async def serve(task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:

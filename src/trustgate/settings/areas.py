@@ -96,6 +96,10 @@ class Server(Struct, frozen=True):
     ] = 0.0
     tls_cert: Annotated[str, Var("SERVER_TLS_CERT", STR, "PEM certificate chain; the listeners then serve TLS.")] = ""
     tls_key: Annotated[str, Var("SERVER_TLS_KEY", STR, "PEM private key file of `SERVER_TLS_CERT`.")] = ""
+    tls_client_ca: Annotated[
+        str,
+        Var("SERVER_TLS_CLIENT_CA", STR, "PEM file: only clients with a certificate of these authorities may connect."),
+    ] = ""
     max_connections: Annotated[
         int, Var("SERVER_MAX_CONNECTIONS", INT, "Open client connections per listener and worker.")
     ] = 16384

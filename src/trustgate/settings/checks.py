@@ -63,7 +63,13 @@ def _check_server(settings: "Settings", planes: frozenset[str]) -> None:
         raise invalid("MCP_BASE_DOMAIN is required")
     if bool(server.tls_cert) != bool(server.tls_key):
         raise invalid("SERVER_TLS_CERT and SERVER_TLS_KEY must be set together")
-    _check_readable(("SERVER_TLS_CERT", server.tls_cert), ("SERVER_TLS_KEY", server.tls_key))
+    if server.tls_client_ca and not server.tls_cert:
+        raise invalid("SERVER_TLS_CLIENT_CA needs SERVER_TLS_CERT and SERVER_TLS_KEY")
+    _check_readable(
+        ("SERVER_TLS_CERT", server.tls_cert),
+        ("SERVER_TLS_KEY", server.tls_key),
+        ("SERVER_TLS_CLIENT_CA", server.tls_client_ca),
+    )
     for name, number in (
         ("SERVER_MAX_CONNECTIONS", server.max_connections),
         ("SERVER_MAX_BODY_BYTES", server.max_body_bytes),
