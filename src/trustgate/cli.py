@@ -313,6 +313,23 @@ def import_(dsn: str, secret_key: str, slugs: tuple[str, ...], dry_run: bool, ye
     sys.exit(import_from(dsn, secret_key=secret_key, slugs=slugs, dry_run=dry_run, yes=yes))
 
 
+@main.command()
+@click.argument("gateway", required=False)
+@click.option("-f", "--file", type=click.Path(dir_okay=False, allow_dash=True), help="An exported YAML file, or -.")
+@click.option("--strict", is_flag=True, help="Warnings fail the check too.")
+@click.option("--json", "as_json", is_flag=True, help="The findings as JSON.")
+def check(gateway: str | None, file: str | None, strict: bool, as_json: bool) -> None:
+    """Try GATEWAY (id or slug), or the configuration in FILE, with upstreams that fail one at a time.
+
+    Exit code 0: nothing wrong; 1: an error (with --strict: or a warning); 2: misused. A file needs no store.
+    """
+    from trustgate.commands.check import check as run_check
+
+    if (gateway is None) == (file is None):
+        raise click.UsageError("name a gateway, or a file with -f")
+    sys.exit(run_check(gateway, file, strict=strict, as_json=as_json))
+
+
 @main.command(name="check-config")
 @click.argument("plane", type=click.Choice(PLANE_NAMES), default="proxy")
 def check_config(plane: str) -> None:

@@ -326,11 +326,11 @@ STAGES: tuple[Stage, ...] = (
 )
 
 
-async def run(exchange: Exchange, services: ProxyServices) -> Reply:
+async def run(exchange: Exchange, services: ProxyServices, stages: tuple[Stage, ...] = STAGES) -> Reply:
     """The answer to a request. Raises Refusal; cancellation means that the client left."""
     stage = find_gateway
     try:
-        for stage in STAGES:
+        for stage in stages:
             outcome = stage(exchange, services)
             if outcome is not None:
                 reply = outcome if isinstance(outcome, Reply) else await outcome
