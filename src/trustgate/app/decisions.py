@@ -29,6 +29,8 @@ FLUSH_S = 0.25
 
 BATCH = 1000
 MAX_PENDING = 20_000
+PAUSE_S = 60.0
+"""After a failed write, how long decisions are dropped unwritten; and how often drops are told."""
 
 log = structlog.get_logger("trustgate.decisions")
 
@@ -40,7 +42,7 @@ def decision_file(settings: Settings) -> DecisionFile:
 
 
 class DecisionLog:
-    """Takes finished exchanges. Mutable: `dropped` counts those that found no room, `written` those on disk."""
+    """Takes finished exchanges. Mutable: `dropped` counts those not told of yet, `written` those on disk."""
 
     def __init__(self, file: DecisionFile, prices: Callable[[], PriceBook]) -> None:
         self._file = file
@@ -48,6 +50,7 @@ class DecisionLog:
         self._pending: list[bytes] = []
         self._first_ms = self._last_ms = 0
         self._some = trio.Event()
+        self._pause_until = self._tell_at = 0.0
         self.dropped = 0
         self.written = 0
 
@@ -92,14 +95,19 @@ class DecisionLog:
         self._pending, self._last_ms, self._some = [], 0, trio.Event()
         for start in range(0, len(pending), BATCH):
             batch = pending[start : start + BATCH]
+            if trio.current_time() < self._pause_until:
+                self.dropped += len(batch)
+                continue
             try:
                 await trio.to_thread.run_sync(self._file.write_encoded, batch, first_ms, last_ms)
                 self.written += len(batch)
             except (sqlite3.Error, OSError) as error:
                 self.dropped += len(batch)
-                log.warning("decisions could not be kept", error=str(error), file=str(self._file.path))
-        if self.dropped:
+                self._pause_until = trio.current_time() + PAUSE_S
+                log.warning("decisions cannot be kept for now", error=str(error), file=str(self._file.path))
+        if self.dropped and trio.current_time() >= self._tell_at:
             log.warning("decisions were dropped", count=self.dropped)
+            self._tell_at = trio.current_time() + PAUSE_S
             self.dropped = 0
 
 
