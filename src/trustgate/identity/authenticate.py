@@ -21,7 +21,7 @@ from trustgate.identity.jwks import KeySets
 from trustgate.identity.jwt import Refused, Token
 from trustgate.identity.principal import Principal
 from trustgate.identity.roles import BadMapping, effective_roles
-from trustgate.identity.verify import Introspector, text, texts, verify_token
+from trustgate.identity.verify import Introspection, Introspector, text, texts, verify_token
 from trustgate.view.gateway import GatewayView
 from trustgate.view.model import ConsumerView
 
@@ -166,19 +166,22 @@ async def check_oauth2_auth(raw: str, auth: Auth, services: IdentityServices) ->
     introspectable = bool(text(config, "introspection_url").strip())
     has_keys = bool(text(config, "jwks_url").strip())
     if introspectable and (not has_keys or raw.count(".") != 2):
-        found = await services.introspector.introspect(raw, config)
-        return Principal(
-            subject=found.subject,
-            method="introspection",
-            auth_id=auth.id,
-            issuer=text(config, "issuer"),
-            claims=found.claims,
-            scopes=found.scopes,
-            raw_token=raw,
-        )
+        return introspected_principal(await services.introspector.introspect(raw, config), raw, auth, config)
     token = jwt.parse(raw)
     await verify_token(token, config, services.key_sets, services.now(), discover=True)
     return jwt_principal(token, auth, text(config, "subject_claim"))
+
+
+def introspected_principal(found: Introspection, raw: str, auth: Auth, config: dict[str, Any]) -> Principal:
+    return Principal(
+        subject=found.subject,
+        method="introspection",
+        auth_id=auth.id,
+        issuer=text(config, "issuer"),
+        claims=found.claims,
+        scopes=found.scopes,
+        raw_token=raw,
+    )
 
 
 def jwt_principal(token: Token, auth: Auth, subject_claim: str) -> Principal:

@@ -14,7 +14,7 @@ import msgspec
 
 from trustgate.domain.entities import Auth
 from trustgate.identity import jwt, mtls
-from trustgate.identity.authenticate import digest
+from trustgate.identity.authenticate import digest, introspected_principal
 from trustgate.identity.jwks import KeySets
 from trustgate.identity.jwt import PROTOCOL_SCOPES, Refused, Token
 from trustgate.identity.principal import Principal
@@ -245,16 +245,7 @@ async def verified(
 
 async def introspected(raw: str, auth: Auth, services: McpIdentityServices, view: GatewayView) -> Caller:
     config: dict[str, Any] = auth.config.get("oauth2") or {}
-    found = await services.introspector.introspect(raw, config)
-    principal = Principal(
-        subject=found.subject,
-        method="introspection",
-        auth_id=auth.id,
-        issuer=text(config, "issuer"),
-        claims=found.claims,
-        scopes=found.scopes,
-        raw_token=raw,
-    )
+    principal = introspected_principal(await services.introspector.introspect(raw, config), raw, auth, config)
     return Caller(principal=principal, auth_id=auth.id, view=view)
 
 

@@ -19,6 +19,7 @@ from trustgate.oauth.http import OAuthError, Reply, Request, json_reply
 from trustgate.oauth.issuers import Issuers
 from trustgate.oauth.selfservice import SelfService
 from trustgate.oauth.server import AuthorizationServer
+from trustgate.wire.asgi import EntityTooLarge, read_body
 
 Handler = Callable[[Request], Awaitable[Reply]]
 BaseUrl = Callable[[Mapping[bytes, bytes], list[tuple[bytes, bytes]], str, str], str]
@@ -105,7 +106,11 @@ class OAuthApp:
         path = (scope.get("raw_path") or scope["path"].encode()).decode("latin-1")
         handler = self._route(method, path)
         assert handler is not None, "only what is wanted comes here"
-        body = await read_all(receive)
+        try:
+            body = await read_body(scope, receive, MAX_BODY_BYTES)
+        except EntityTooLarge:
+            await respond(send, method, Reply(status=413, body=b"Request Entity Too Large"))
+            return
         headers: dict[bytes, bytes] = {}
         for name, value in scope["headers"]:
             headers.setdefault(name, value)
@@ -116,18 +121,11 @@ class OAuthApp:
             path=path,
             query_string=scope.get("query_string", b""),
             headers=headers,
-            body=body or b"",
+            body=body,
             peer_ip=peer,
             base_url=self._base_url(headers, scope["headers"], peer, scheme),
         )
-        reply = (
-            Reply(status=413, body=b"Request Entity Too Large")
-            if body is None
-            else await self._answer(handler, request)
-        )
-        sized = [*reply.headers, (b"content-length", b"%d" % len(reply.body))]
-        await send({"type": "http.response.start", "status": reply.status, "headers": sized})
-        await send({"type": "http.response.body", "body": b"" if method == "HEAD" else reply.body})
+        await respond(send, method, await self._answer(handler, request))
 
     async def _answer(self, handler: Handler, request: Request) -> Reply:
         """What was configured a moment ago counts; then whatever happens is an answer."""
@@ -155,18 +153,7 @@ class OAuthApp:
         return self._selfservice.form(request, slug)
 
 
-async def read_all(receive: Any) -> bytes | None:
-    """The body; None when it is longer than anything that belongs here."""
-    parts: list[bytes] = []
-    size = 0
-    while True:
-        message = await receive()
-        if message["type"] != "http.request":
-            return b"".join(parts)
-        part = message.get("body", b"")
-        size += len(part)
-        if size > MAX_BODY_BYTES:
-            return None
-        parts.append(part)
-        if not message.get("more_body"):
-            return b"".join(parts)
+async def respond(send: Any, method: str, reply: Reply) -> None:
+    sized = [*reply.headers, (b"content-length", b"%d" % len(reply.body))]
+    await send({"type": "http.response.start", "status": reply.status, "headers": sized})
+    await send({"type": "http.response.body", "body": b"" if method == "HEAD" else reply.body})

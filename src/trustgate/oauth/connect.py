@@ -21,7 +21,7 @@ from trustgate.oauth.http import NO_STORE, OAuthError, Reply, Request, redirect,
 from trustgate.oauth.outbound import Answer, Outbound, OutboundFailed
 from trustgate.oauth.server import challenge_of
 from trustgate.oauth.state import CONNECT_STATE_S, TICKET_S, ConnectState, OAuthState, Ticket
-from trustgate.oauth.upstreams import Server, UpstreamServers
+from trustgate.oauth.upstreams import Server, UpstreamServers, client_fields
 from trustgate.oauth.vault import Vault
 from trustgate.view.gateway import Directory, GatewayView
 from trustgate.view.model import ConsumerView, RegistryView
@@ -243,13 +243,8 @@ class Connect:
             "grant_type": "authorization_code",
             "code": code,
             "redirect_uri": away.redirect_uri,
-            "client_id": client.client_id,
             "code_verifier": away.verifier,
-        }
-        if client.client_secret:
-            fields["client_secret"] = client.client_secret
-        if server.resource:
-            fields["resource"] = server.resource
+        } | client_fields(client, server)
         try:
             answer = await self._outbound.post_form(server.token_url, fields)
         except OutboundFailed:

@@ -23,7 +23,7 @@ from trustgate.oauth.cipher import Undecryptable
 from trustgate.oauth.http import OAuthError
 from trustgate.oauth.idp import Provider
 from trustgate.oauth.outbound import Answer, Outbound, OutboundFailed
-from trustgate.oauth.upstreams import UpstreamServers
+from trustgate.oauth.upstreams import UpstreamServers, client_fields
 from trustgate.oauth.vault import Tokens, Vault, lifetime
 from trustgate.view.model import ConsumerView, RegistryView
 
@@ -326,11 +326,8 @@ class UpstreamCredentials:
             server = await self._servers.server(registry)
         except OAuthError as error:
             raise CredentialError(f"mcp: upstream unavailable: {error.description}") from None
-        fields = {"grant_type": "refresh_token", "refresh_token": tokens.refresh_token, "client_id": client.client_id}
-        if client.client_secret:
-            fields["client_secret"] = client.client_secret
-        if server.resource:
-            fields["resource"] = server.resource
+        fields = {"grant_type": "refresh_token", "refresh_token": tokens.refresh_token}
+        fields |= client_fields(client, server)
         try:
             answer = await self._outbound.post_form(server.token_url, fields)
         except OutboundFailed:

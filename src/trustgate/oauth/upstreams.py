@@ -165,5 +165,15 @@ class UpstreamServers:
         return UpstreamClient(client_id, redirect_uri, secret if isinstance(secret, str) else "")
 
 
+def client_fields(client: UpstreamClient, server: Server) -> dict[str, str]:
+    """What a token request says of who asks, and for what."""
+    fields = {"client_id": client.client_id}
+    if client.client_secret:
+        fields["client_secret"] = client.client_secret
+    if server.resource:
+        fields["resource"] = server.resource
+    return fields
+
+
 def name_of(registry: RegistryView) -> str:
     return f"{registry.gateway_id}|{registry.id}"
