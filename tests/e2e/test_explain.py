@@ -224,3 +224,10 @@ def test_a_plan_that_cannot_be_made_says_why(
     found, told = asked(installation, "POST", f"{demo.base}/plan", body)
     assert found == status and message in told["message"], told
     assert installation.call("GET", f"{demo.base}/versions")["total"] == 1
+
+
+def test_a_plan_for_another_tenant_s_gateway_is_not_found(installation: Installation) -> None:
+    demo = Demo(installation)
+    commands = {"commands": [{"method": "PUT", "body": {"domain": "shop.example"}}]}
+    assert asked(installation, "POST", f"{demo.base}/plan", commands)[0] == 200
+    assert asked(installation, "POST", f"{demo.base}/plan", commands, tenant="globex")[0] == 404
