@@ -183,7 +183,7 @@ class Signer:
         ({"scope": "read", "exp": 1}, 401),
         ({"scope": "read", "sub": ""}, 401),
         ({"scope": "read", "iss": "http://elsewhere"}, 401),
-        ({"scope": "read", "nbf": time.time() + 600}, 401),
+        ({"scope": "read", "nbf": time.time() + 86_400}, 401),
     ],
 )
 def test_tokens_of_the_identity_provider_by_discovery(
