@@ -12,12 +12,31 @@ import contextlib
 import select
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable, Generator
+from typing import Any
 
+import outcome
 import trio
 
 _WANT_READ = (BlockingIOError, ssl.SSLWantReadError)
 _MAX_EVENTS = 512
+
+
+class _Wake(outcome.Outcome[None]):
+    """What a parked task is resumed with. Trio makes an `outcome.Value` for each time; this one serves any number of
+    times."""
+
+    def unwrap(self) -> None:
+        return None
+
+    def send(self, gen: Generator[Any, None, object]) -> Any:
+        return gen.send(None)
+
+    async def asend(self, agen: AsyncGenerator[Any, None]) -> Any:
+        return await agen.asend(None)
+
+
+_WAKE = _Wake()
 
 
 class Channel:
@@ -101,7 +120,7 @@ class Channel:
         reader = self._reader
         if reader is not None:
             self._reader = None
-            trio.lowlevel.reschedule(reader)
+            trio.lowlevel.reschedule(reader, _WAKE)
         if hung_up and not self.hung_up:
             self.hung_up = True
             if self._on_hang_up is not None:
@@ -151,7 +170,7 @@ class Channel:
         reader = self._reader
         if reader is not None:
             self._reader = None
-            trio.lowlevel.reschedule(reader)
+            trio.lowlevel.reschedule(reader, _WAKE)
         close(self.sock)
 
 
