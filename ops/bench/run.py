@@ -1,11 +1,13 @@
-"""Measure a gateway and nginx `proxy_pass` side by side, with the same mock upstream, and print one table.
+"""Measure nginx `proxy_pass`, a bare relay on our wire and a gateway side by side, with the same mock upstream.
 
-Run: `python ops/bench/run.py [--relay | --url URL --pid PIDS] [-H "Name: value"]... [--seconds 4] [--only PART]`.
-`--relay` (the default) measures `relay.py`, what the wire alone costs; with `--url` it measures a running gateway whose
-upstream is the mock at `--mock-port`. CPU time a request, of all processes named and their children, is the figure to
-trust on a shared machine; the ratio to nginx in the same run is what travels between machines.
+Run: `python ops/bench/run.py [--rounds 3] [--seconds 2] [--only PART] [--growth] [--json FILE]`.
+The gateway is one of this checkout; with `--url URL --pid PIDS [-H "Name: value"]...` it is a running one whose
+upstream is the mock at `--mock-port`. `--growth` adds a gateway whose store holds 1,000 others of 100 consumers each.
+`--json` keeps the results, which `plot.py` draws.
 
-Gateway and nginx are pinned to core 0, mock and load generator to core 1. Needs Go, taskset and nginx on the path.
+CPU time a request, of all processes of a side, is the figure to trust on a shared machine, and of several rounds the
+least: the ratio to nginx in the same run is what travels between machines. All sides are pinned to core 0, mock and
+load generator to core 1. Needs Go, taskset and nginx on the path.
 """
 
 import argparse
@@ -17,23 +19,50 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
+
+from gateway import gateway
 
 HERE = Path(__file__).parent
 CHAT = '{"model":"gpt-4o-mini","messages":[{"role":"user","content":"Hello, how are you today?"}]}'
 STREAM = '{"model":"gpt-4o-mini","stream":true,"messages":[{"role":"user","content":"Hello, how are you today?"}]}'
 
-# name, concurrency, bytes of padding in the prompt, streamed, paced (20 ms between events, from the second mock)
+
+class Case(NamedTuple):
+    """`padding`: bytes in the prompt. `paced`: 20 ms between events. `fresh`: a new connection for every request."""
+
+    title: str
+    connections: int
+    padding: int = 0
+    streamed: bool = False
+    paced: bool = False
+    fresh: bool = False
+
+
 CASES = [
-    ("chat, 1 connection", 1, 0, False, False),
-    ("chat, 32 connections", 32, 0, False, False),
-    ("chat, 256 connections", 256, 0, False, False),
-    ("chat, 100 kB body, 32 connections", 32, 100_000, False, False),
-    ("chat, 5 MB body, 4 connections", 4, 5_000_000, False, False),
-    ("34 events, 32 connections", 32, 0, True, False),
-    ("34 events paced, 512 connections", 512, 0, True, True),
+    Case("chat, 1 connection", 1),
+    Case("chat, 32 connections", 32),
+    Case("chat, 256 connections", 256),
+    Case("chat, a new connection each, 32 at once", 32, fresh=True),
+    Case("chat, 100 kB body, 32 connections", 32, 100_000),
+    Case("chat, 5 MB body, 4 connections", 4, 5_000_000),
+    Case("34 events, 32 connections", 32, streamed=True),
+    Case("34 events paced, 512 connections", 512, streamed=True, paced=True),
 ]
+
+
+class Side(NamedTuple):
+    """What is measured: URLs to the plain and to the paced mock, process ids, headers for each URL."""
+
+    name: str
+    url: str
+    paced_url: str
+    pids: str
+    headers: Sequence[str] = ()
+    paced_headers: Sequence[str] = ()
+
 
 NGINX = """
 worker_processes 1; daemon off; pid {dir}/nginx.pid; error_log {dir}/nginx.log;
@@ -86,35 +115,80 @@ def wait_for(port: int) -> None:
             time.sleep(0.05)
 
 
-def measure(directory: Path, url: str, pids: str, case: tuple[str, int, int, bool, bool], options: argparse.Namespace,
-            headers: list[str]) -> dict[str, float]:  # fmt: skip
-    _, connections, padding, streamed, _ = case
-    body = (STREAM if streamed else CHAT).replace("today?", "today?" + "x" * padding)
+def measure(directory: Path, side: Side, case: Case, seconds: int) -> dict[str, Any]:
+    body = (STREAM if case.streamed else CHAT).replace("today?", "today?" + "x" * case.padding)
     path = directory / "request.json"
     path.write_text(body)
-    command = ["taskset", "-c", "1", str(directory / "load"), "-url", url, "-c", str(connections)]
-    command += ["-d", f"{options.seconds}s", "-pid", pids, "-body-file", str(path)]
-    for header in headers:
+    command = ["taskset", "-c", "1", str(directory / "load"), "-url", side.paced_url if case.paced else side.url]
+    command += ["-c", str(case.connections), "-d", f"{seconds}s", "-pid", side.pids, "-body-file", str(path)]
+    for header in side.paced_headers if case.paced else side.headers:
         command += ["-H", header]
-    if streamed:
+    if case.streamed:
         command += ["-want", "[DONE]"]
+    if case.fresh:
+        command.append("-fresh")
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     result = json.loads(done.stdout)
     if result["errors"]:
-        print(f"  errors: {result['errors']} {done.stderr[:300]}", file=sys.stderr)
+        print(f"  {side.name}: errors: {result['errors']} {done.stderr[:300]}", file=sys.stderr)
     return result
+
+
+def compare(directory: Path, sides: list[Side], case: Case, options: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """The cheapest round of each side; rounds alternate, so that a busy machine is unfair to all of them."""
+    rounds = [
+        {side.name: measure(directory, side, case, options.seconds) for side in sides} for _ in range(options.rounds)
+    ]
+    return {side.name: min((round_[side.name] for round_ in rounds), key=cost) for side in sides}
+
+
+def cost(result: dict[str, Any]) -> float:
+    return float(result["cpu_us_per_req"])
+
+
+def start_sides(directory: Path, stack: contextlib.ExitStack, options: argparse.Namespace) -> list[Side]:
+    """nginx, the relay, and the gateways, in front of two mocks."""
+    mock, paced, nginx = options.mock_port or free_port(), options.paced_port or free_port(), free_port()
+    stack.enter_context(running(1, str(directory / "mock"), "-addr", f"127.0.0.1:{mock}"))
+    stack.enter_context(running(1, str(directory / "mock"), "-addr", f"127.0.0.1:{paced}", "-gap", "20ms"))
+    config = directory / "nginx.conf"
+    config.write_text(NGINX.format(dir=directory, mock=mock, paced=paced, port=nginx))
+    pid = stack.enter_context(running(0, "nginx", "-e", f"{directory}/nginx.log", "-c", str(config)))
+    path, here = "/v1/chat/completions", "http://127.0.0.1"
+    sides = [Side("nginx", f"{here}:{nginx}{path}", f"{here}:{nginx}/paced{path}", str(pid))]
+    ports = [free_port(), free_port()]
+    relays = [
+        stack.enter_context(running(0, sys.executable, str(HERE / "relay.py"), str(port), f"{here}:{upstream}{path}"))
+        for port, upstream in zip(ports, (mock, paced), strict=True)
+    ]
+    sides.append(Side("relay", *(f"{here}:{port}/" for port in ports), f"{relays[0]},{relays[1]}"))
+    for port in (mock, paced, nginx, *ports):
+        wait_for(port)
+    if options.url:
+        headers = options.headers
+        return [*sides, Side("gateway", options.url, options.paced_url, options.pid, headers, headers)]
+    sizes = {"gateway": (0, 0)} | ({"gateway, 100,000 consumers": (1000, 100)} if options.growth else {})
+    for name, (gateways, consumers) in sizes.items():
+        upstreams = [f"{here}:{mock}/v1", f"{here}:{paced}/v1"]
+        folder = directory / str(gateways)
+        found = stack.enter_context(gateway(folder, upstreams, gateways=gateways, consumers=consumers))
+        sides.append(Side(name, *found.urls, str(found.pid), *found.headers))
+    return sides
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--url", help="chat completions URL of a running gateway; default: the bare relay")
-    parser.add_argument("--paced-url", help="the same through a registry whose upstream is the paced mock")
+    parser.add_argument("--url", help="chat completions URL of a running gateway; default: one of this checkout")
+    parser.add_argument("--paced-url", default="", help="the same through a registry whose upstream is the paced mock")
     parser.add_argument("--pid", default="", help="comma-separated pids of that gateway")
     parser.add_argument("-H", dest="headers", action="append", default=[], help='header "Name: value", repeatable')
-    parser.add_argument("--seconds", type=int, default=4)
+    parser.add_argument("--seconds", type=int, default=2, help="of each measurement, after one of warm-up")
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", default="", help="only cases whose name contains this")
-    parser.add_argument("--mock-port", type=int, default=9900)
-    parser.add_argument("--paced-port", type=int, default=9901)
+    parser.add_argument("--growth", action="store_true", help="also a gateway among 1,000 of 100 consumers")
+    parser.add_argument("--json", type=Path, help="where the results are kept")
+    parser.add_argument("--mock-port", type=int, default=0, help="default: a free port")
+    parser.add_argument("--paced-port", type=int, default=0)
     options = parser.parse_args()
     for tool in ("go", "taskset", "nginx"):
         if shutil.which(tool) is None:
@@ -123,42 +197,21 @@ def main() -> None:
         directory = Path(name)
         directory.chmod(0o755)
         build(directory)
-        nginx_port = free_port()
-        mock, paced = options.mock_port, options.paced_port
-        stack.enter_context(running(1, str(directory / "mock"), "-addr", f"127.0.0.1:{mock}"))
-        stack.enter_context(running(1, str(directory / "mock"), "-addr", f"127.0.0.1:{paced}", "-gap", "20ms"))
-        config = directory / "nginx.conf"
-        config.write_text(NGINX.format(dir=name, mock=mock, paced=paced, port=nginx_port))
-        nginx_pid = stack.enter_context(running(0, "nginx", "-e", f"{name}/nginx.log", "-c", str(config)))
-        url, paced_url, pids = options.url, options.paced_url, options.pid
-        if url is None:
-            port, paced_port = free_port(), free_port()
-            relay = (sys.executable, str(HERE / "relay.py"))
-            upstream = "/v1/chat/completions"
-            one = stack.enter_context(running(0, *relay, str(port), f"http://127.0.0.1:{mock}{upstream}"))
-            two = stack.enter_context(running(0, *relay, str(paced_port), f"http://127.0.0.1:{paced}{upstream}"))
-            url, paced_url, pids = f"http://127.0.0.1:{port}/", f"http://127.0.0.1:{paced_port}/", f"{one},{two}"
-            wait_for(port)
-            wait_for(paced_port)
-        wait_for(nginx_port)
-        print(
-            f"{'case':36}{'us/req':>9}{'nginx':>8}{'ratio':>7}{'req/s':>9}{'p50 ms':>9}{'nginx':>8}"
-            f"{'p99 ms':>9}{'nginx':>8}"
-        )
+        sides = start_sides(directory, stack, options)
+        results: dict[str, dict[str, dict[str, Any]]] = {}
+        print("CPU us a request (p50 ms, p99 ms, requests/s)")
         for case in CASES:
-            title, *_, is_paced = case
-            target = paced_url if is_paced else url
-            if options.only not in title or not target:
+            if options.only not in case.title:
                 continue
-            theirs = f"http://127.0.0.1:{nginx_port}/{'paced/' if is_paced else ''}v1/chat/completions"
-            base = measure(directory, theirs, str(nginx_pid), case, options, [])
-            ours = measure(directory, target, pids, case, options, options.headers)
-            ratio = ours["cpu_us_per_req"] / base["cpu_us_per_req"] if base["cpu_us_per_req"] else float("nan")
-            print(
-                f"{title:36}{ours['cpu_us_per_req']:9.1f}{base['cpu_us_per_req']:8.1f}{ratio:7.1f}{ours['rps']:9.0f}"
-                f"{ours['p50_ms']:9.2f}{base['p50_ms']:8.2f}{ours['p99_ms']:9.2f}{base['p99_ms']:8.2f}",
-                flush=True,
-            )
+            usable = [side for side in sides if not case.paced or side.paced_url]
+            results[case.title] = compare(directory, usable, case, options)
+            print(case.title)
+            for side, found in results[case.title].items():
+                ratio = cost(found) / (cost(results[case.title]["nginx"]) or float("nan"))
+                rest = f"({found['p50_ms']:.2f}, {found['p99_ms']:.2f}, {found['rps']:.0f})"
+                print(f"  {side:28}{cost(found):9.1f}{ratio:6.1f} x nginx  {rest}", flush=True)
+        if options.json:
+            options.json.write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

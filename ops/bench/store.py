@@ -129,9 +129,9 @@ async def timed(store: EventStore, control: ControlPlane, count: int) -> tuple[d
     return committed, answers
 
 
-async def fill(target: world.Target, gateways: int, consumers: int) -> None:
+async def fill(target: world.Target, gateways: int, consumers: int, key: str = world.KEY) -> None:
     """A store of that size with the snapshots a running control plane would have left."""
-    async with open_store(target, world.KEY) as store:
+    async with open_store(target, key) as store:
         context = Context(catalog=world.AnyCatalog(), fingerprint=store.fingerprint)
         directory = DirectoryState()
         slug_events: list[ev.Event] = []
