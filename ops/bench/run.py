@@ -161,7 +161,7 @@ def start_sides(directory: Path, stack: contextlib.ExitStack, options: argparse.
         stack.enter_context(running(0, sys.executable, str(HERE / "relay.py"), str(port), f"{here}:{upstream}{path}"))
         for port, upstream in zip(ports, (mock, paced), strict=True)
     ]
-    sides.append(Side("relay", *(f"{here}:{port}/" for port in ports), f"{relays[0]},{relays[1]}"))
+    sides.append(Side("relay", f"{here}:{ports[0]}/", f"{here}:{ports[1]}/", f"{relays[0]},{relays[1]}"))
     for port in (mock, paced, nginx, *ports):
         wait_for(port)
     if options.url:
@@ -172,7 +172,7 @@ def start_sides(directory: Path, stack: contextlib.ExitStack, options: argparse.
         upstreams = [f"{here}:{mock}/v1", f"{here}:{paced}/v1"]
         folder = directory / str(gateways)
         found = stack.enter_context(gateway(folder, upstreams, gateways=gateways, consumers=consumers))
-        sides.append(Side(name, *found.urls, str(found.pid), *found.headers))
+        sides.append(Side(name, found.urls[0], found.urls[1], str(found.pid), found.headers[0], found.headers[1]))
     return sides
 
 
