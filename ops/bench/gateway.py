@@ -6,6 +6,7 @@ import contextlib
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +24,20 @@ class Running(msgspec.Struct, frozen=True):
     urls: tuple[str, ...]
     pid: int
     headers: tuple[tuple[str, ...], ...]
+
+
+def until_idle(pid: int) -> None:
+    """Wait until a start's work in the background is over: the search index of a large log is made after it."""
+
+    def ticks() -> int:
+        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return int(fields[11]) + int(fields[12])
+
+    while True:
+        before = ticks()
+        time.sleep(1.0)
+        if ticks() - before <= 5:  # of 100
+            return
 
 
 def demo(at: Installation, upstream: str) -> Demo:
@@ -53,6 +68,7 @@ def gateway(folder: Path, upstreams: list[str], *, gateways: int = 0, consumers:
         stack.callback(process.terminate)
         until_healthy(admin, process)
         at = Installation(admin, proxy)
+        until_idle(process.pid)
         made = [demo(at, upstream) for upstream in upstreams]
         yield Running(
             urls=tuple(found.url + "/v1/chat/completions" for found in made),
