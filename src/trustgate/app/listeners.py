@@ -45,8 +45,8 @@ def bind(port: int, *, shared: bool = False) -> list[socket.socket]:
 
 
 def bind_to(host: str, port: int) -> list[socket.socket]:
-    """A socket on one address, or those of every interface for an empty host. Raises OSError, ConfigurationError."""
-    if not host:
+    """A socket on one address, or those of every interface for `*` or nothing. Raises OSError, ConfigurationError."""
+    if host in ("", "*"):
         return bind(port)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     return [bound(family, host, port, False)]

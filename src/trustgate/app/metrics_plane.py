@@ -37,7 +37,7 @@ _families = msgspec.msgpack.Decoder(list[Family])
 
 
 class Place(msgspec.Struct, frozen=True):
-    """One listener: an empty `host` is every interface, an empty `plane` shows all metrics of the process."""
+    """One listener: a `host` of `*` or nothing is every interface, an empty `plane` all metrics of the process."""
 
     host: str
     port: int

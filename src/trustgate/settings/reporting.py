@@ -74,7 +74,7 @@ class Metrics(Struct, frozen=True):
             default_text="a port per plane: its own + 1010",
         ),
     ] = 0
-    bind: Annotated[str, Var("METRICS_BIND", STR, "Address that metrics are served on; empty means all.")] = "127.0.0.1"
+    bind: Annotated[str, Var("METRICS_BIND", STR, "Address that metrics are served on; `*` means all.")] = "127.0.0.1"
     queue_size: Annotated[
         int, Var("METRICS_QUEUE_SIZE", INT, "Records waiting for the exporters; more are dropped.")
     ] = 1000
