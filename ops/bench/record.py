@@ -1,4 +1,4 @@
-"""What the record of a request costs: facts, building, encoding, and all of it through the publisher's queue.
+"""What watching a request costs: metrics, and the record: facts, building, encoding, all of it through the queue.
 
 Run: `python ops/bench/record.py`. Microseconds of CPU a record, best of many short
 rounds, which a busy machine troubles least.
@@ -14,10 +14,12 @@ from typing import Any
 
 from trustgate.app.facts import facts_of
 from trustgate.app.main import settle_memory
+from trustgate.app.meter import Meter
 from trustgate.formats.canonical import Usage
 from trustgate.providers.prices import Price, PriceBook
 from trustgate.proxy.exchange import Attempt, Exchange
 from trustgate.telemetry.event import build, encode, metadata_view
+from trustgate.telemetry.metrics import Metrics
 from trustgate.telemetry.outlet import Item, Manner, Outlet
 from trustgate.telemetry.publisher import Job, Publisher, Routing
 
@@ -37,9 +39,11 @@ HEADERS = [
 def sample() -> Exchange:
     """A finished chat completion."""
     exchange = Exchange("POST", "/app/v1/chat/completions", b"", HEADERS, BODY, "127.0.0.1")
-    identity: Any = SimpleNamespace(tenant_id="acme")
-    exchange.view = SimpleNamespace(id="0f0c5f3e-7a53-4c53-8f0e-0a6c2d0f5c11", version=7, identity=identity)  # pyright: ignore[reportAttributeAccessIssue]
-    exchange.consumer = SimpleNamespace(id="019365c0-0000-7000-8000-000000000001", name="app")  # pyright: ignore[reportAttributeAccessIssue]
+    identity: Any = SimpleNamespace(tenant_id="acme", slug="demo")
+    state: Any = SimpleNamespace(registries={})
+    view: Any = SimpleNamespace(id="0f0c5f3e-7a53-4c53-8f0e-0a6c2d0f5c11", version=7, identity=identity, state=state)
+    exchange.view = view
+    exchange.consumer = SimpleNamespace(id="019365c0-0000-7000-8000-000000000001", name="app", slug="app")  # pyright: ignore[reportAttributeAccessIssue]
     exchange.session_id = "019365c0-0000-7000-8000-000000000002"
     exchange.trace_id = "4c1f0b7e-52a8-4d55-b6b5-0b1b2f7b0d5e"
     exchange.requested_model = exchange.sent_model = "gpt-4o-mini"
@@ -72,6 +76,21 @@ def cost_us(work: Callable[[], object]) -> float:
             work()
         best = min(best, time.process_time() - began)
     return best / RECORDS * 1e6
+
+
+class Unseen:
+    """An observer that nothing sees."""
+
+    def wants_body(self, exchange: Exchange) -> bool:
+        return False
+
+    def finished(self, exchange: Exchange) -> None:
+        return
+
+    refused = finished
+
+    def probed(self, method: str, path: str, status: int) -> None:
+        return
 
 
 class Nowhere:
@@ -107,6 +126,9 @@ def main() -> None:
     settle_memory()
     facts = facts_of(exchange, prices)
     event = build(facts)
+    models: Any = SimpleNamespace(prices=prices)
+    meter = Meter(Metrics("bench"), models, Unseen())
+    print(f"metrics  {cost_us(lambda: meter.finished(exchange)):6.1f} us")
     print(f"facts    {cost_us(lambda: facts_of(exchange, prices)):6.1f} us")
     print(f"build    {cost_us(lambda: build(facts)):6.1f} us")
     print(f"all of it, queues and threads included {through_us(exchange, prices):6.1f} us")

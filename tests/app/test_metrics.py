@@ -127,6 +127,35 @@ def test_clients_cannot_make_labels_without_end() -> None:
     assert next(one for one in series if one.labels == (OTHER,)).values == [500]
 
 
+def test_ten_thousand_invented_paths_and_models_make_no_series(
+    tmp_path: pathlib.Path, upstream: FaultyUpstream
+) -> None:
+    port, strangers = free_port(), 10_000
+    with installed(tmp_path, "run", METRICS_PORT=str(port), OPS_METRICS_ENABLED="true",
+                   OPS_METRICS_PORT=str(free_port())) as installation:  # fmt: skip
+        demo = Demo(installation)
+        demo.registry("good", upstream.url("ok"))
+        demo.open()
+        assert {call(demo, CHAT | {"model": f"m-{number}"}) for number in range(100)} == {200}
+        invented = [
+            f"POST /nobody-{number}/v1/chat/completions HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n"
+            f"X-AG-Gateway-Slug: {demo.gateway_slug}\r\nX-AG-API-Key: {demo.key}\r\n\r\n".encode()
+            for number in range(strangers)
+        ]
+        with socket.create_connection(("127.0.0.1", int(demo.installation.proxy.rpartition(":")[2])), 60) as peer:
+            for start in range(0, strangers, 50):
+                peer.sendall(b"".join(invented[start : start + 50]))
+                got = b""
+                while got.count(b"HTTP/1.1 404 ") < 50:
+                    got += (data := peer.recv(65536))
+                    assert data, got
+        seen = scrape(port)
+    assert total(seen, "trustgate_requests_total", status="404", gateway=demo.gateway_slug) == strangers
+    assert total(seen, "trustgate_requests_total", status="200", gateway=demo.gateway_slug) == 100
+    assert all(len(samples) < 100 for samples in seen.values())
+    assert not any("nobody-" in value or "m-9" in value for found in seen.values() for key in found for _, value in key)
+
+
 def test_snapshots_add_up_and_the_dead_leave_their_counts() -> None:
     counter = Counter("trustgate_x_total", "x")
     histogram = Histogram("trustgate_x_seconds", "x", (), (1.0, 2.0))
