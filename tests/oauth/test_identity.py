@@ -59,7 +59,7 @@ def xfcc(pair: Pair) -> str:
     return f'By=spiffe://x;Hash=abc;Subject="CN=a,O=b;c";Cert="{quote(pem(pair))}"'
 
 
-CA, OTHER_CA = certificate("ca"), certificate("other ca")
+CA, OTHER_CA, OLD_CA = certificate("ca"), certificate("other ca"), certificate("old ca", days=-1)
 ROBOT = certificate("robot", CA, dns="robot.internal")
 
 
@@ -134,6 +134,8 @@ def test_a_client_certificate_opens_the_proxy_plane_too(trusting: Installation) 
         (certificate("robot", CA, usage=ExtendedKeyUsageOID.SERVER_AUTH), {}, "client certificate"),
         (certificate("robot", CA, usage=None), {}, ""),
         (certificate("robot", ROBOT), {}, "trusts"),
+        (certificate("robot", ROBOT), {"ca_cert": pem(CA) + pem(ROBOT)}, "trusts"),
+        (certificate("robot", OLD_CA), {"ca_cert": pem(OLD_CA)}, "trusts"),
     ],
 )
 def test_what_a_certificate_must_be(made: Pair, config: dict[str, Any], reason: str) -> None:
@@ -238,9 +240,16 @@ def test_opaque_tokens_are_introspected(tenant: Tenant, client: Client, upstream
     url = tenant.url(tenant.consumer("c", [tenant.registry("r", upstream.url)], auth))
     upstream.answers["/introspect"] = (200, {"active": True, "aud": "tools", "username": "u-1"})
     assert client.rpc(url, "ping", Authorization="Bearer opaque-1").status_code == 200
-    upstream.answers["/introspect"] = (200, {"active": False})
-    assert client.rpc(url, "ping", Authorization="Bearer opaque-2").status_code == 401
-    assert [fields["token"] for _, fields in upstream.posts] == ["opaque-1", "opaque-2"]
+    refused = [{"active": False}, {"active": True, "username": "u-1"}, {"active": True, "aud": "x", "sub": "u-1"}, []]
+    for number, answer in enumerate(refused, 2):
+        upstream.answers["/introspect"] = (200, answer)
+        assert client.rpc(url, "ping", Authorization=f"Bearer opaque-{number}").status_code == 401, answer
+    upstream.answers["/introspect"] = (200, {"active": True, "aud": "tools", "sub": "u-1", "x": "x" * 1024 * 1024})
+    assert client.rpc(url, "ping", Authorization="Bearer opaque-9").status_code == 401, (
+        "no more than a mebibyte is read"
+    )
+    asked = list(dict.fromkeys(fields["token"] for _, fields in upstream.posts))
+    assert asked == [f"opaque-{number}" for number in (1, 2, 3, 4, 5, 9)]
 
 
 # SSRF
@@ -276,6 +285,20 @@ def test_metadata_of_another_issuer_is_not_believed(tenant: Tenant, client: Clie
     consumer = tenant.consumer("c", [tenant.registry("r", upstream.url)], tenant.oauth2(upstream.origin))
     answer = client.authorize(resource=tenant.url(consumer))
     assert "error=server_error" in answer.headers["location"] and "evil" not in answer.headers["location"]
+
+
+def test_key_sets_of_another_issuers_metadata_are_not_fetched(
+    tenant: Tenant, client: Client, upstream: Upstream
+) -> None:
+    signer = Signer(upstream)
+    consumer = tenant.consumer(
+        "c", [tenant.registry("r", upstream.url)], tenant.oauth2(signer.issuer, session_mode=False)
+    )
+    upstream.documents["/.well-known/openid-configuration"] |= {"issuer": "https://evil.example"}
+    url = tenant.url(consumer)
+    assert client.rpc(url, "ping", Authorization=f"Bearer {signer.token()}").status_code == 401
+    upstream.documents["/.well-known/openid-configuration"] |= {"issuer": signer.issuer}
+    assert client.rpc(url, "ping", Authorization=f"Bearer {signer.token()}").status_code == 200
 
 
 def test_secrets_stay_out_of_the_log(log: pathlib.Path) -> None:

@@ -27,6 +27,10 @@ ADDRESSES = [
     ("fd00::1", False),
     ("::ffff:127.0.0.1", False),
     ("2002:7f00:1::", False),
+    ("64:ff9b::a9fe:a9fe", False),
+    ("64:ff9b::808:808", True),
+    ("64:ff9b:1::a00:1", False),
+    ("::127.0.0.1", False),
 ]
 
 

@@ -126,7 +126,10 @@ class KeySets:
             return  # the stale set, if any, stays in use
 
     async def discover(self, issuer: str) -> str:
-        """The `jwks_uri` of an issuer by OpenID Connect Discovery §4. Raises Refused."""
+        """The `jwks_uri` of an issuer by OpenID Connect Discovery §4, whose document must name that issuer.
+
+        Keys of an https issuer come by https. Raises Refused.
+        """
         known = self._issuers.get(issuer)
         if known is not None and self._clock() - known[0] < DISCOVERY_TTL_S:
             return known[1]
@@ -139,6 +142,11 @@ class KeySets:
         uri = document.get("jwks_uri") if isinstance(document, dict) else None
         if not isinstance(uri, str) or not uri.startswith(("http://", "https://")):
             raise Refused("discovery document without jwks_uri")
+        named = document.get("issuer")
+        if isinstance(named, str) and named.rstrip("/") != issuer.rstrip("/"):
+            raise Refused("discovery document of another issuer")
+        if issuer.startswith("https://") and not uri.startswith("https://"):
+            raise Refused("discovery document with keys that are not by https")
         if len(self._issuers) >= MAX_ENTRIES:
             self._issuers.pop(next(iter(self._issuers)))
         self._issuers[issuer] = (self._clock(), uri)

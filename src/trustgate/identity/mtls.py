@@ -23,7 +23,7 @@ from trustgate.identity.jwt import Refused, strings
 
 
 class Certificate:
-    """A parsed client certificate and what principals show of it."""
+    """A parsed client certificate and what principals show of it. Raises ValueError for one whose names are garbled."""
 
     def __init__(self, certificate: x509.Certificate) -> None:
         self.x509 = certificate
@@ -49,8 +49,10 @@ class Certificate:
 def dns_names(certificate: x509.Certificate) -> tuple[str, ...]:
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (x509.ExtensionNotFound, ValueError):
+    except x509.ExtensionNotFound:
         return ()
+    except (x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+        raise ValueError("unreadable extensions") from error
     return tuple(names.get_values_for_type(x509.DNSName))
 
 
@@ -130,7 +132,7 @@ def check(certificate: Certificate, config: dict[str, Any], now: float) -> None:
         trusted = authorities(config.get("ca_cert") or "")
     except ValueError:
         raise Refused("the credential has no readable CA certificate") from None
-    if not any(issued_by(subject, authority) for authority in trusted):
+    if not any(may_issue(authority, moment) and issued_by(subject, authority) for authority in trusted):
         raise Refused("issued by nobody the credential trusts")
     if not meant_for_clients(subject):
         raise Refused("not a client certificate")
@@ -138,6 +140,21 @@ def check(certificate: Certificate, config: dict[str, Any], now: float) -> None:
     check_list(certificate.dns_names, config.get("allowed_dns_names"), "DNS names")
     fingerprints = [entry.replace(":", "").lower() for entry in strings(config.get("allowed_fingerprints"))]
     check_list([certificate.fingerprint], fingerprints, "fingerprint")
+
+
+def may_issue(authority: x509.Certificate, moment: datetime) -> bool:
+    """A CA, and valid now (RFC 5280 §4.2.1.9): a bundle that holds a leaf does not make its owner an authority.
+
+    A version 1 certificate has no extensions to say so, and counts.
+    """
+    if not authority.not_valid_before_utc <= moment <= authority.not_valid_after_utc:
+        return False
+    if authority.version is x509.Version.v1:
+        return True
+    try:
+        return authority.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    except (x509.ExtensionNotFound, x509.DuplicateExtension, x509.UnsupportedGeneralNameType, ValueError):
+        return False
 
 
 def issued_by(certificate: x509.Certificate, authority: x509.Certificate) -> bool:

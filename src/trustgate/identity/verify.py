@@ -15,7 +15,7 @@ import msgspec
 import trio
 
 from trustgate.identity import jwt
-from trustgate.identity.jwks import KeySets
+from trustgate.identity.jwks import MAX_DOCUMENT_BYTES, KeySets
 from trustgate.identity.jwt import Refused, Token
 
 INTROSPECTION_TIMEOUT_S = 10.0
@@ -108,8 +108,8 @@ class Introspector:
         issuer = answer.get("iss")
         if isinstance(issuer, str) and issuer.rstrip("/") != text(config, "issuer").rstrip("/"):
             raise Refused("issuer differs")
-        audiences = jwt.strings(answer.get("aud"))
-        if audiences and not jwt.audience_matches(audiences, texts(config, "audiences")):
+        # RFC 7662 lets a server leave `aud` out; then nothing says that the token is meant for us.
+        if not jwt.audience_matches(jwt.strings(answer.get("aud")), texts(config, "audiences")):
             raise Refused("audience differs")
         scopes = jwt.scopes_of(answer, ("scope",))
         required = [scope for scope in texts(config, "required_scopes") if scope not in jwt.PROTOCOL_SCOPES]
@@ -145,9 +145,17 @@ class Introspector:
         client_id = text(config, "client_id")
         auth = (client_id, text(config, "client_secret")) if client_id else None
         try:
-            answer = await self._client.post(url, data={"token": raw}, auth=auth or httpx.USE_CLIENT_DEFAULT)
-            document = answer.json() if answer.status_code == 200 else None
-        except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+            with trio.fail_after(INTROSPECTION_TIMEOUT_S):
+                async with self._client.stream(
+                    "POST", url, data={"token": raw}, auth=auth or httpx.USE_CLIENT_DEFAULT
+                ) as answer:
+                    body = bytearray()
+                    async for chunk in answer.aiter_bytes():
+                        body += chunk
+                        if len(body) > MAX_DOCUMENT_BYTES:
+                            raise Refused("introspection failed")
+            document = msgspec.json.decode(body) if answer.status_code == 200 else None
+        except (httpx.HTTPError, httpx.InvalidURL, trio.TooSlowError, ValueError, RecursionError) as error:
             raise Refused("introspection failed") from error
         if not isinstance(document, dict):
             raise Refused("introspection failed")

@@ -4,8 +4,9 @@ What lives here: the records of spec 05 §11, their lifetimes, and where they ar
 else the event store's database, so that every process of an installation knows them and a restart loses none. What must
 not: what they are for.
 
-Keys contain the SHA-256 of the secret that names a record, never the secret; a record that the existing system wrote
-under the plain secret is still found. Records that hold tokens or client secrets are encrypted.
+Keys contain the SHA-256 of the secret that names a record, never the secret, behind a colon that no secret has: who
+reads keys cannot present one as a secret. A record that the existing system wrote under the plain secret is found, too.
+Records that hold tokens or client secrets are encrypted.
 """
 
 from __future__ import annotations
@@ -139,7 +140,13 @@ class StoreState:
 
 
 def hashed(secret: str) -> str:
-    return hashlib.sha256(secret.encode()).hexdigest()
+    return "sha256:" + hashlib.sha256(secret.encode()).hexdigest()
+
+
+def keys_of(kind: str, name: str) -> list[str]:
+    """Where a record may be: under the hash of its name, or as the existing system wrote it, under the name itself."""
+    legacy = [] if ":" in name else [f"oauth:{kind}:{name}"]
+    return [f"oauth:{kind}:{hashed(name)}", *legacy]
 
 
 class OAuthState:
@@ -161,21 +168,21 @@ class OAuthState:
         await self._shared.put(f"oauth:{kind}:{name}", data, ttl_s)
 
     async def get(self, kind: str, name: str, type_: type[T]) -> T | None:
-        for key in (f"oauth:{kind}:{hashed(name)}", f"oauth:{kind}:{name}"):
+        for key in keys_of(kind, name):
             found = self._read(await self._shared.get(key), type_)
             if found is not None:
                 return found
         return None
 
     async def take(self, kind: str, name: str, type_: type[T]) -> T | None:
-        for key in (f"oauth:{kind}:{hashed(name)}", f"oauth:{kind}:{name}"):
+        for key in keys_of(kind, name):
             found = self._read(await self._shared.take(key), type_)
             if found is not None:
                 return found
         return None
 
     async def delete(self, kind: str, name: str) -> None:
-        for key in (f"oauth:{kind}:{hashed(name)}", f"oauth:{kind}:{name}"):
+        for key in keys_of(kind, name):
             await self._shared.delete(key)
 
     def _read(self, data: bytes | None, type_: type[T]) -> T | None:

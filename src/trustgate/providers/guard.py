@@ -12,6 +12,9 @@ import socket
 import httpx
 import trio
 
+EMBEDDING = tuple(map(ipaddress.IPv6Network, ("64:ff9b::/96", "64:ff9b:1::/48", "::/96")))
+"""IPv6 networks whose last 32 bits are an IPv4 address: NAT64 (RFC 6052, RFC 8215) and IPv4-compatible."""
+
 
 class AddressRefused(httpx.ConnectError):
     """The host is not a public one."""
@@ -20,6 +23,8 @@ class AddressRefused(httpx.ConnectError):
 def is_public(address: str) -> bool:
     """Whether an IP address belongs to the internet: not loopback, private, link-local, reserved or multicast."""
     ip = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(ip, ipaddress.IPv6Address) and any(ip in network for network in EMBEDDING):
+        return is_public(str(ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)))
     mapped = getattr(ip, "ipv4_mapped", None) or getattr(ip, "sixtofour", None)
     return ip.is_global and not ip.is_multicast and (mapped is None or mapped.is_global)
 

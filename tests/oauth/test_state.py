@@ -1,0 +1,74 @@
+"""Records of the authorization server as they lie in shared state."""
+
+from __future__ import annotations
+
+import secrets
+
+import msgspec
+import pytest
+
+from trustgate.oauth.cipher import TokenCipher
+from trustgate.oauth.state import Code, OAuthState, Session, Ticket
+
+
+class Shared:
+    """`SharedValues` without lifetimes."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, bytes] = {}
+
+    async def get(self, key: str) -> bytes | None:
+        return self.values.get(key)
+
+    async def put(self, key: str, value: bytes, ttl_s: float | None) -> None:
+        self.values[key] = value
+
+    async def take(self, key: str) -> bytes | None:
+        return self.values.pop(key, None)
+
+    async def delete(self, key: str) -> None:
+        self.values.pop(key, None)
+
+
+TICKET = Ticket("g", "alice", "/AbCd1234/mcp")
+
+
+@pytest.fixture
+def shared() -> Shared:
+    return Shared()
+
+
+@pytest.fixture
+def state(shared: Shared) -> OAuthState:
+    return OAuthState(shared, TokenCipher("s" * 32))
+
+
+async def test_who_reads_the_keys_cannot_present_them(shared: Shared, state: OAuthState) -> None:
+    secret = secrets.token_hex(32)
+    await state.put("connect:ticket", secret, TICKET, 900)
+    (key,) = shared.values
+    assert secret not in key
+    for end in range(1, len(key.split(":")) + 1):
+        presented = ":".join(key.split(":")[-end:])
+        assert await state.get("connect:ticket", presented, Ticket) is None
+        assert await state.take("connect:ticket", presented, Ticket) is None
+    assert await state.get("connect:ticket", secret, Ticket) == TICKET
+
+
+async def test_records_of_the_existing_system_are_found_and_taken_once(shared: Shared, state: OAuthState) -> None:
+    session = Session(subject="alice", gateway_id="g", auth_id="a")
+    shared.values["oauth:session:gwrt_1"] = msgspec.json.encode(session)
+    assert await state.session("gwrt_1") == session
+    await state.delete("session", "gwrt_1")
+    assert shared.values == {}
+    shared.values["oauth:code:c1"] = b'{"client_id":"x","redirect_uri":"https://x","code_challenge":"y","later":1}'
+    assert await state.take("code", "c1", Code) == Code(client_id="x", redirect_uri="https://x", code_challenge="y")
+    assert await state.take("code", "c1", Code) is None
+
+
+async def test_codes_are_encrypted_and_damaged_ones_are_as_good_as_expired(shared: Shared, state: OAuthState) -> None:
+    await state.put("code", "c1", Code(token={"access_token": "at-secret"}), 300, secret=True)
+    (key,) = shared.values
+    assert b"at-secret" not in shared.values[key]
+    shared.values[key] = shared.values[key][:-8] + b"AAAAAAA="
+    assert await state.take("code", "c1", Code) is None
