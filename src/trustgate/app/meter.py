@@ -66,7 +66,7 @@ class Meter:
         self._models = models
         self._inner = inner
         self._consumers: dict[tuple[str, str, str], _ConsumerCells] = {}
-        self._attempts: dict[tuple[str, str, str], _AttemptCells] = {}
+        self._attempts: dict[tuple[str, str, str, str], _AttemptCells] = {}
 
     def wants_body(self, exchange: Exchange) -> bool:
         return self._inner.wants_body(exchange)
@@ -162,12 +162,12 @@ class Meter:
         return exchange.view.identity.slug, registry.name if registry is not None else attempt.registry_id
 
     def _attempt_cells(self, exchange: Exchange, attempt: Attempt) -> _AttemptCells:
-        key = (attempt.registry_id, attempt.provider, attempt.outcome)
+        gateway, registry = self._registry(exchange, attempt)
+        key = (gateway, registry, attempt.provider, attempt.outcome)
         cells = self._attempts.get(key)
         if cells is None:
             if len(self._attempts) >= MAX_KEPT:
                 self._attempts.clear()
-            gateway, registry = self._registry(exchange, attempt)
             cells = self._attempts[key] = _AttemptCells(
                 self._metrics.attempts.of(gateway, registry, attempt.provider, attempt.outcome),
                 self._metrics.attempt_duration.of(attempt.provider, attempt.outcome),

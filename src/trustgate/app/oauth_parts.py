@@ -41,6 +41,7 @@ from trustgate.oauth.vault import Vault
 from trustgate.providers.guard import PublicOnly
 from trustgate.settings import Settings
 from trustgate.settings.secret_keys import STS_KEY_REDIS, load_rsa_key, new_sts_key_pem, pem_text
+from trustgate.wire.tls import client_tls
 
 STS_KEY = "sts:signing-key"
 
@@ -120,7 +121,7 @@ def built_in_provider(settings: Settings) -> Auth | None:
 def fence(settings: Settings) -> httpx.AsyncBaseTransport | None:
     if not settings.mcp.public_only:
         return None
-    return PublicOnly(httpx.AsyncHTTPTransport(verify=httpx.create_ssl_context()))
+    return PublicOnly(httpx.AsyncHTTPTransport(verify=client_tls()))
 
 
 @asynccontextmanager

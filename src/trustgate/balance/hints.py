@@ -18,6 +18,7 @@ import trio
 from trustgate.balance.strategies import Hint
 from trustgate.domain.entities import EmbeddingConfig
 from trustgate.view.model import Route
+from trustgate.wire.tls import client_tls
 
 SCORER_TIMEOUT_S = 30.0
 SCORER_MAX_BYTES = 1024 * 1024
@@ -89,7 +90,11 @@ class ComplexityScorer:
         self._secret = secret
         self._now = now
         self._token: tuple[float, str] | None = None
-        self._client = httpx.AsyncClient(timeout=SCORER_TIMEOUT_S, follow_redirects=False) if self._url else None
+        self._client = (
+            httpx.AsyncClient(verify=client_tls(), timeout=SCORER_TIMEOUT_S, follow_redirects=False)
+            if self._url
+            else None
+        )
 
     async def aclose(self) -> None:
         if self._client is not None:

@@ -15,6 +15,7 @@ import msgspec
 import trio
 
 from trustgate.identity.jwt import Key, Refused, keys_of_jwks
+from trustgate.wire.tls import client_tls
 
 TTL_S = 300.0
 FORCED_INTERVAL_S = 30.0
@@ -39,7 +40,9 @@ class HttpFetcher:
     """
 
     def __init__(self, transport: httpx.AsyncBaseTransport | None = None) -> None:
-        self._client = httpx.AsyncClient(timeout=FETCH_TIMEOUT_S, follow_redirects=False, transport=transport)
+        self._client = httpx.AsyncClient(
+            verify=client_tls(), timeout=FETCH_TIMEOUT_S, follow_redirects=False, transport=transport
+        )
 
     async def aclose(self) -> None:
         await self._client.aclose()

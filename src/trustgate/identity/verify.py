@@ -17,6 +17,7 @@ import trio
 from trustgate.identity import jwt
 from trustgate.identity.jwks import MAX_DOCUMENT_BYTES, KeySets
 from trustgate.identity.jwt import Refused, Token
+from trustgate.wire.tls import client_tls
 
 INTROSPECTION_TIMEOUT_S = 10.0
 INTROSPECTION_MAX_TTL_S = 300.0
@@ -91,7 +92,9 @@ class Introspector:
 
     def __init__(self, clock: Callable[[], float], transport: httpx.AsyncBaseTransport | None = None) -> None:
         self._clock = clock
-        self._client = httpx.AsyncClient(timeout=INTROSPECTION_TIMEOUT_S, follow_redirects=False, transport=transport)
+        self._client = httpx.AsyncClient(
+            verify=client_tls(), timeout=INTROSPECTION_TIMEOUT_S, follow_redirects=False, transport=transport
+        )
         self._known: dict[bytes, tuple[float, dict[str, Any] | None]] = {}
         self._locks: dict[bytes, trio.Lock] = {}
 

@@ -16,6 +16,7 @@ import msgspec
 import trio
 
 from trustgate.providers.guard import PublicOnly
+from trustgate.wire.tls import client_tls
 
 TIMEOUT_S = 15.0
 MAX_BYTES = 1024 * 1024
@@ -45,8 +46,10 @@ class Outbound:
 
     def __init__(self, *, public_only: bool = False) -> None:
         # Without a fence the client makes its own transports, which honour the proxies of the environment.
-        fence = PublicOnly(httpx.AsyncHTTPTransport(verify=httpx.create_ssl_context())) if public_only else None
-        self._client = httpx.AsyncClient(timeout=TIMEOUT_S, follow_redirects=False, transport=fence)
+        fence = PublicOnly(httpx.AsyncHTTPTransport(verify=client_tls())) if public_only else None
+        self._client = httpx.AsyncClient(
+            verify=client_tls(), timeout=TIMEOUT_S, follow_redirects=False, transport=fence
+        )
 
     async def aclose(self) -> None:
         await self._client.aclose()

@@ -7,7 +7,6 @@ the path of a request that needs no token.
 from __future__ import annotations
 
 import os
-import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
@@ -16,6 +15,7 @@ import trio
 
 from trustgate.providers.guard import PublicOnly
 from trustgate.providers.tokens import TokenCache
+from trustgate.wire.tls import client_tls
 
 TOKEN_TIMEOUT_S = 10.0
 _BLOCKING_CALLS = 8
@@ -51,7 +51,7 @@ class Services:
         public_probes_only: bool = False,
     ) -> AsyncIterator[Services]:
         """Opens the clients; with `public_probes_only`, connection tests reach nothing but public addresses."""
-        tls = ssl.create_default_context()
+        tls = client_tls()
         timeout = httpx.Timeout(TOKEN_TIMEOUT_S)
         no_proxy = {_METADATA: httpx.AsyncHTTPTransport(verify=tls)}
         fence: httpx.AsyncBaseTransport = httpx.AsyncHTTPTransport(verify=tls)
@@ -59,6 +59,6 @@ class Services:
             fence = PublicOnly(fence)
         async with (
             httpx.AsyncClient(verify=tls, timeout=timeout, mounts=no_proxy) as http,
-            httpx.AsyncClient(timeout=timeout, trust_env=False, transport=fence) as direct,
+            httpx.AsyncClient(verify=tls, timeout=timeout, trust_env=False, transport=fence) as direct,
         ):
             yield cls(http, direct, os.environ if environ is None else environ, tokens or TokenCache())

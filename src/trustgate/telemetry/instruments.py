@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
-from prometheus_client import CollectorRegistry
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
-from prometheus_client.exposition import choose_encoder
+
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric
 
 MAX_SERIES = 10_000
 OTHER = "other"
@@ -203,6 +203,8 @@ class _Collector:
 
 
 def _metric(family: Family) -> Metric:
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+
     names = list(family.labels)
     if family.kind == "histogram":
         histogram = HistogramMetricFamily(family.name, family.help, labels=names)
@@ -228,6 +230,9 @@ def _bound(bound: float) -> str:
 
 def exposition(families: Sequence[Family], plane: str, accept: str = "") -> tuple[bytes, str]:
     """The text of one plane's metrics (an empty `plane`: all) and its content type, as `accept` allows."""
+    from prometheus_client import CollectorRegistry  # loaded by the first scrape
+    from prometheus_client.exposition import choose_encoder
+
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Collector([one for one in families if not plane or one.plane in ("", plane)]))  # pyright: ignore[reportArgumentType]
     encode, content_type = choose_encoder(accept)
