@@ -1,8 +1,9 @@
-"""CPU microseconds a request of the MCP plane: a running installation of ours in front of `mcpmock` upstreams.
+"""CPU microseconds a request of the MCP plane, beside nginx and a bare relay that pass the same request to an upstream.
 
-Run: python ops/bench/mcp.py [--seconds 4] [--connections 32] [--only PART]
-Starts `trustgate all` (embedded, pinned to core 0) and its upstreams, creates the virtual servers by the Admin API, and
-measures with `load` from core 1. Needs Go and taskset.
+Run: python ops/bench/mcp.py [--seconds 2] [--rounds 3] [--connections 32] [--only PART]
+Starts `trustgate all` (embedded, on core 0) and its `mcpmock` upstreams, creates the virtual servers by the Admin
+API, and measures with `load` from core 1; the least of the rounds counts. nginx and the relay are measured in the same
+rounds, since a shared machine is never equally busy twice. Needs Go, taskset and nginx.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from run import HERE, free_port, wait_for
+from run import HERE, NGINX, free_port, wait_for
 
 sys.path.insert(0, str(HERE.parent.parent))
 from tests.e2e.installation import Installation, environment, until_healthy
@@ -60,14 +61,32 @@ def virtual_server(at: Installation, urls: list[str], policies: list[tuple[str, 
     return consumer["slug"], key["api_key"]
 
 
+class Subject:
+    """A process under load, and the best round so far."""
+
+    def __init__(self, title: str, url: str, pid: int, body: Path, key: str = "") -> None:
+        self.title, self.best = title, {"cpu_us_per_req": float("inf")}
+        self._load = ["-url", url, "-pid", str(pid), "-body-file", str(body), "-want", '"result":']
+        self._load += ["-H", f"X-AG-API-Key: {key}"] if key else []
+
+    def measure(self, load: Path, connections: int, seconds: int) -> None:
+        command = ["taskset", "-c", "1", str(load), "-c", str(connections), "-d", f"{seconds}s", *self._load]
+        result = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+        if result["errors"]:
+            sys.exit(f"{self.title}: {result['errors']} requests failed")
+        self.best = min(self.best, result, key=lambda one: one["cpu_us_per_req"])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=int, default=4)
+    parser.add_argument("--seconds", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--connections", type=int, default=32)
     parser.add_argument("--only", default="", help="only cases whose name contains this")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
         directory = Path(name)
+        directory.chmod(0o755)  # nginx's worker is another user
         for tool in ("mcpmock", "load"):
             subprocess.run(["go", "build", "-o", str(directory / tool), f"./{tool}"], cwd=HERE, check=True)
 
@@ -82,33 +101,47 @@ def main() -> None:
             for port in found:
                 start(1, str(directory / "mcpmock"), "-addr", f"127.0.0.1:{port}", "-tools", str(tools))
                 wait_for(port)
+        mock, front, relay = ports[20][0], free_port(), free_port()
+        config = directory / "nginx.conf"
+        config.write_text(NGINX.format(dir=name, mock=mock, paced=mock, port=front))
+        nginx = start(0, "nginx", "-e", f"{name}/nginx.log", "-c", str(config))
+        bare = start(0, sys.executable, str(HERE / "relay.py"), str(relay), f"http://127.0.0.1:{mock}/")
         admin, proxy, mcp = free_port(), free_port(), free_port()
         given = environment(directory, admin, proxy, {"LOG_LEVEL": "WARN"}, mcp)
+        given["PYTHONPATH"] = os.environ.get("PYTHONPATH", "")
         log = stack.enter_context((directory / "all.log").open("wb"))
-        command = (sys.executable, "-m", "trustgate", "all")
-        process = start(0, *command, cwd=directory, env=given | {"PYTHONPATH": os.environ.get("PYTHONPATH", "")},
-                        stdout=log, stderr=log)  # fmt: skip
+        process = start(0, sys.executable, "-m", "trustgate", "all", cwd=directory, env=given, stdout=log, stderr=log)
         for port in (admin, mcp):
             until_healthy(port, process)
+        for port in (front, relay):
+            wait_for(port)
         at = Installation(admin, proxy, mcp)
-        print(f"{'case':40}{'us/req':>9}{'req/s':>9}{'p50 ms':>9}{'p99 ms':>9}")
+
+        def body(request: dict[str, Any]) -> Path:
+            path = directory / f"{len(list(directory.glob('*.json')))}.json"
+            path.write_text(json.dumps(request, separators=(",", ":")))
+            return path
+
+        straight = body(call("tool_3"))
+        subjects = [
+            Subject("nginx, tools/call", f"http://127.0.0.1:{front}/", nginx.pid, straight),
+            Subject("bare relay, tools/call", f"http://127.0.0.1:{relay}/", bare.pid, straight),
+        ]
         for title, upstreams, tools, request, policies in CASES:
-            if options.only not in title:
-                continue
-            urls = [f"http://127.0.0.1:{port}/" for port in ports[tools][:upstreams]]
-            slug, key = virtual_server(at, urls, policies)
-            body = directory / "request.json"
-            body.write_text(json.dumps(request, separators=(",", ":")))
-            load = ["taskset", "-c", "1", str(directory / "load"), "-url", f"{at.mcp}/{slug}/mcp"]
-            load += ["-c", str(options.connections), "-d", f"{options.seconds}s", "-pid", str(process.pid)]
-            load += ["-body-file", str(body), "-H", f"X-AG-API-Key: {key}", "-want", '"result":']
-            result = json.loads(subprocess.run(load, capture_output=True, text=True, check=True).stdout)
-            if result["errors"]:
-                print(f"  errors: {result['errors']}", file=sys.stderr)
+            if options.only in title:
+                urls = [f"http://127.0.0.1:{port}/" for port in ports[tools][:upstreams]]
+                slug, key = virtual_server(at, urls, policies)
+                subjects.append(Subject(title, f"{at.mcp}/{slug}/mcp", process.pid, body(request), key))
+        for _ in range(options.rounds):
+            for subject in subjects:
+                subject.measure(directory / "load", options.connections, options.seconds)
+        print(f"{'case':40}{'us/req':>9}{'x nginx':>9}{'req/s':>9}{'p50 ms':>9}{'p99 ms':>9}")
+        base = subjects[0].best["cpu_us_per_req"]
+        for subject in subjects:
+            best = subject.best
             print(
-                f"{title:40}{result['cpu_us_per_req']:9.1f}{result['rps']:9.0f}"
-                f"{result['p50_ms']:9.2f}{result['p99_ms']:9.2f}",
-                flush=True,
+                f"{subject.title:40}{best['cpu_us_per_req']:9.1f}{best['cpu_us_per_req'] / base:9.1f}"
+                f"{best['rps']:9.0f}{best['p50_ms']:9.2f}{best['p99_ms']:9.2f}"
             )
 
 

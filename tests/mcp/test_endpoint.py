@@ -227,6 +227,27 @@ async def test_bodies_beyond_8_mib_are_refused_and_at_the_limit_are_not() -> Non
     assert (status, body) == (413, b"Request Entity Too Large")
 
 
+class Page:
+    """A route that is not JSON-RPC."""
+
+    def wants(self, method: str, path: str) -> bool:
+        return path == "/page"
+
+    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        headers = [(b"content-type", b"text/html"), (b"content-length", b"2")]
+        await send({"type": "http.response.start", "status": 203, "headers": headers})
+        await send({"type": "http.response.body", "body": b"hi"})
+
+
+async def test_pages_of_the_plane_carry_its_headers_and_are_observed() -> None:
+    async with world(registry("r-1", DEAD), pages=Page()) as at:
+        status, headers, body = await at.send(method="GET", path="/page", key="")
+        seen = at.heard.exchanges[-1]
+    assert (status, body, headers["content-type"]) == (203, b"hi", "text/html")
+    assert SECURITY.items() <= headers.items()
+    assert (seen.path, seen.reply and seen.reply.status, seen.facts) == ("/page", 203, None)
+
+
 async def test_probes_carry_no_other_headers() -> None:
     async with world(registry("r-1", DEAD)) as at:
         status, headers, body = await at.send(method="GET", path="/readyz", key="")

@@ -29,7 +29,7 @@ from trustgate.mcp.hub import Hub
 from trustgate.mcp.links import Credentials, Links
 from trustgate.mcp.locate import BaseUrls
 from trustgate.mcp.runtime import Runtimes
-from trustgate.mcp.services import McpConfig, McpServices
+from trustgate.mcp.services import McpConfig, McpServices, Pages
 from trustgate.mcp.sessions import Sessions
 from trustgate.policies.engine import Chain, compile_chain
 from trustgate.policies.plugin import Services as PolicyServices
@@ -149,6 +149,7 @@ async def world(
     discovery_timeout_s: float = 5.0,
     base_urls: BaseUrls | None = None,
     authenticating: Any = None,
+    pages: Pages | None = None,
     **gateway: Any,
 ) -> AsyncIterator[World]:
     """A running plane; with no entities of its own a consumer and a key are added to registries given."""
@@ -184,7 +185,7 @@ async def world(
             observer=heard,
             background=nursery,
             readiness=Ready(),
-            pages=None,
+            pages=pages,
             sessions=Sessions(shared, 3600.0, time.time),
             hub=Hub(shared, LocalBus()),
             cors=None,

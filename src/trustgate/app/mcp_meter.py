@@ -61,7 +61,7 @@ class McpMeter:
         method = facts.method if facts.method in METHODS else OTHER
         metrics.mcp_requests.of(gateway, consumer, method, outcome).value += 1
         metrics.mcp_duration.of(method).observe(exchange.ended_at - exchange.started_at)
-        if facts.registry_id and facts.upstream_latency_ms:
+        if facts.registry_id:  # an upstream was asked
             metrics.mcp_upstream.of(gateway, facts.server_name or facts.registry_id, outcome).value += 1
 
 

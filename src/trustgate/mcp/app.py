@@ -78,7 +78,10 @@ class McpApp:
         if pages is not None and pages.wants(method, path):
             # Without the one-write extension, so that every answer passes by here.
             plain = scope | {"extensions": {}}
-            await pages(plain, receive, with_headers(send, common_headers(exchange) + SECURITY))
+            try:
+                await pages(plain, receive, with_headers(exchange, send))
+            finally:
+                self._finished(exchange)
             return
         try:
             reply = await self._answer(exchange, scope, receive)
@@ -216,11 +219,13 @@ def wire_headers(headers: Headers) -> HeaderList:
     return [(name.lower().encode(), value.encode("latin-1")) for name, value in headers]
 
 
-def with_headers(send: Send, headers: HeaderList) -> Send:
-    """A `send` that adds headers to the answer."""
+def with_headers(exchange: Exchange, send: Send) -> Send:
+    """A `send` that adds the headers of every answer, and remembers the status for logs and metrics."""
+    headers = [*common_headers(exchange), *SECURITY]
 
     async def sending(message: dict[str, Any]) -> None:
         if message["type"] == "http.response.start":
+            exchange.reply = Reply(status=message["status"], body=b"")
             message = message | {"headers": [*message.get("headers", ()), *headers]}
         await send(message)
 
