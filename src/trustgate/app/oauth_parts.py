@@ -32,6 +32,7 @@ from trustgate.oauth.connect import Connect
 from trustgate.oauth.credentials import UpstreamCredentials
 from trustgate.oauth.idp import Provider
 from trustgate.oauth.issuers import Issuers
+from trustgate.oauth.logins import Logins
 from trustgate.oauth.outbound import Outbound
 from trustgate.oauth.selfservice import ConnectLimit, SelfService
 from trustgate.oauth.server import AuthorizationServer
@@ -139,6 +140,7 @@ async def open_oauth(
     outbound = Outbound(public_only=settings.mcp.public_only)
     built_in = built_in_provider(settings)
     provider = Provider(outbound, time.monotonic)
+    logins = Logins(state, provider, parts.now)
     servers = UpstreamServers(outbound, state, time.monotonic)
     vault = Vault(parts.store, cipher, parts.now)
     directory = views.directory
@@ -163,6 +165,7 @@ async def open_oauth(
                 outbound=outbound,
                 servers=servers,
                 vault=vault,
+                logins=logins,
                 tickets=connect,
                 now=parts.now,
             ),
@@ -172,6 +175,7 @@ async def open_oauth(
                     issuers=issuers,
                     state=state,
                     provider=provider,
+                    logins=logins,
                     keys=keys,
                     limits=parts.shared.limits,
                     now=parts.now,

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import msgspec
 import structlog
-import trio
 
 from trustgate.identity import jwt
 from trustgate.identity.mcp import Caller
@@ -21,7 +20,9 @@ from trustgate.identity.sts import SigningKeys, base64url
 from trustgate.identity.verify import text
 from trustgate.oauth.cipher import Undecryptable
 from trustgate.oauth.http import OAuthError
-from trustgate.oauth.idp import Provider
+from trustgate.oauth.idp import Provider, unverified
+from trustgate.oauth.locks import Locks
+from trustgate.oauth.logins import LoginOver, Logins
 from trustgate.oauth.outbound import Answer, Outbound, OutboundFailed
 from trustgate.oauth.upstreams import UpstreamServers, client_fields
 from trustgate.oauth.vault import Tokens, Vault, lifetime
@@ -76,24 +77,6 @@ class _Kept(msgspec.Struct, frozen=True):
     until: float
 
 
-class _Locks:
-    """One lock per name, for as long as somebody waits for it."""
-
-    def __init__(self) -> None:
-        self._locks: dict[object, tuple[trio.Lock, list[None]]] = {}
-
-    async def run(self, name: object, action: Callable[[], Awaitable[Any]]) -> Any:
-        lock, users = self._locks.setdefault(name, (trio.Lock(), []))
-        users.append(None)
-        try:
-            async with lock:
-                return await action()
-        finally:
-            users.pop()
-            if not users:
-                self._locks.pop(name, None)
-
-
 class UpstreamCredentials:
     """Mutable: tokens that are kept, locks of refreshes."""
 
@@ -105,13 +88,14 @@ class UpstreamCredentials:
         outbound: Outbound,
         servers: UpstreamServers,
         vault: Vault,
+        logins: Logins,
         tickets: Tickets,
         now: Callable[[], float],
     ) -> None:
         self._keys, self._provider, self._outbound = keys, provider, outbound
-        self._servers, self._vault, self._tickets, self._now = servers, vault, tickets, now
+        self._servers, self._vault, self._logins, self._tickets, self._now = servers, vault, logins, tickets, now
         self._kept: dict[object, _Kept] = {}
-        self._locks = _Locks()
+        self._locks = Locks()
 
     async def headers_for(
         self, registry: RegistryView, caller: Caller, consumer: ConsumerView, base_url: str
@@ -125,7 +109,7 @@ class UpstreamCredentials:
             case "static":
                 return [(auth["header"].lower().encode(), auth["value"].encode())]
             case "passthrough":
-                return authorization(self._passthrough(auth, caller))
+                return authorization(await self._passthrough(auth, caller))
             case "exchange":
                 return authorization(await self._exchange(registry, auth, caller))
             case "client_credentials":
@@ -150,17 +134,32 @@ class UpstreamCredentials:
 
     # passthrough
 
-    def _passthrough(self, auth: Json, caller: Caller) -> bytes:
+    async def _passthrough(self, auth: Json, caller: Caller) -> bytes:
         principal = caller.principal
         if not principal.raw_token:
             raise CredentialError(NO_USER, INVALID_REQUEST)
-        own_session = principal.issuer == self._keys.issuer and principal.claims.get("token_use") == "mcp_session"
-        audiences = jwt.strings(principal.claims.get("aud"))
-        expected = auth.get("expected_audience") or ""
-        # A session token opens this gateway: no upstream ever sees it.
-        if own_session or not jwt.audience_matches(audiences, [expected]):
+        token, claims = principal.raw_token, principal.claims
+        if self._is_session(caller):
+            token = await self._login_token(caller)
+            claims = unverified(token) or {}
+        if not jwt.audience_matches(jwt.strings(claims.get("aud")), [auth.get("expected_audience") or ""]):
             raise CredentialError(WRONG_AUDIENCE, INVALID_REQUEST)
-        return b"Bearer " + principal.raw_token.encode()
+        return b"Bearer " + token.encode()
+
+    def _is_session(self, caller: Caller) -> bool:
+        principal = caller.principal
+        return principal.issuer == self._keys.issuer and principal.claims.get("token_use") == "mcp_session"
+
+    async def _login_token(self, caller: Caller) -> str:
+        """The provider's token behind a session: a session token opens this gateway, no upstream ever sees it."""
+        principal = caller.principal
+        login_id = str(principal.claims.get("login") or "")
+        try:
+            return await self._logins.token(caller.view, caller.auth_id, principal.subject, login_id)
+        except LoginOver as over:
+            raise InteractionRequired(str(over)) from None
+        except OAuthError as error:
+            raise CredentialError(f"sts: token exchange failed: {error.description or error.code}") from None
 
     # exchange
 
@@ -199,24 +198,31 @@ class UpstreamCredentials:
 
     async def _exchanged(self, key: object, pattern: str, auth: Json, caller: Caller) -> bytes:
         principal = caller.principal
-        issuer = principal.issuer
-        own = next((one for one in reversed(caller.view.oauth2) if config(one.config, "issuer") == issuer), None)
+        token, issuer, oldest_first = principal.raw_token, principal.issuer, tuple(reversed(caller.view.oauth2))
+        if self._is_session(caller):
+            token = await self._login_token(caller)
+            if not token:
+                raise CredentialError(NO_USER_TOKEN, INVALID_REQUEST)
+            own = next((one for one in oldest_first if one.id == caller.auth_id), None)
+        else:
+            own = next((one for one in oldest_first if config(one.config, "issuer") == issuer), None)
         if own is None:
             raise CredentialError(f"sts: no oauth2 auth configured for issuer {issuer}")
         settings: Json = own.config.get("oauth2") or {}
+        issuer = text(settings, "issuer")
         if not text(settings, "client_id") or not text(settings, "client_secret"):
             raise CredentialError(f"sts: oauth2 auth for {issuer} lacks client_id/client_secret needed for exchange")
         if pattern == "obo":
             fields = {
                 "grant_type": "urn:ietf:params:oauth:grant-type:jwt-bearer",
                 "requested_token_use": "on_behalf_of",
-                "assertion": principal.raw_token,
+                "assertion": token,
                 "scope": auth.get("scope") or "",
             }
         else:
             fields = {
                 "grant_type": "urn:ietf:params:oauth:grant-type:token-exchange",
-                "subject_token": principal.raw_token,
+                "subject_token": token,
                 "subject_token_type": ACCESS_TOKEN,
                 "audience": auth.get("audience") or "",
             }

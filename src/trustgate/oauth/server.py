@@ -33,6 +33,7 @@ from trustgate.oauth.http import (
 )
 from trustgate.oauth.idp import Provider
 from trustgate.oauth.issuers import Choice, Issuers, config_of
+from trustgate.oauth.logins import Logins
 from trustgate.oauth.redirects import CURSOR, acceptable, is_web, registered
 from trustgate.oauth.state import CLIENT_S, CODE_S, PENDING_S, SESSION_S, Client, Code, OAuthState, Pending, Session
 from trustgate.view.gateway import GatewayView
@@ -67,6 +68,7 @@ class AuthorizationServer:
         issuers: Issuers,
         state: OAuthState,
         provider: Provider,
+        logins: Logins,
         keys: SigningKeys,
         limits: Limits,
         now: Callable[[], float],
@@ -77,6 +79,7 @@ class AuthorizationServer:
         self._issuers = issuers
         self._state = state
         self._provider = provider
+        self._logins = logins
         self._keys = keys
         self._limits = limits
         self._now = now
@@ -265,7 +268,9 @@ class AuthorizationServer:
         record.scopes = granted.split() if isinstance(granted, str) and granted else list(dict.fromkeys(wanted))
         record.audiences = texts(config, "audiences")
         view = self._issuers.directory.by_id(choice.gateway_id)
-        record.idp_claims = claims_for_roles(claims, view) if view is not None else {}
+        if view is not None:
+            record.idp_claims = claims_for_roles(claims, view)
+            record.login_id = await self._logins.keep(view, choice, record.subject, token)
         return record
 
     # Tokens
@@ -308,6 +313,7 @@ class AuthorizationServer:
             client_id=code.client_id,
             resource=code.resource,
             idp_claims=code.idp_claims,
+            login_id=code.login_id,
         )
         return await self._issue(session)
 
@@ -338,6 +344,8 @@ class AuthorizationServer:
             claims["path"] = f"{found[1].slug}/mcp"
         if session.idp_claims:
             claims["idp"] = session.idp_claims
+        if session.login_id:
+            claims["login"] = session.login_id
         return self._keys.sign(claims)
 
     async def _refresh(self, request: Request, form: dict[str, str]) -> Reply:
@@ -356,6 +364,7 @@ class AuthorizationServer:
             raise OAuthError("invalid_grant", "unknown or expired refresh token")
         fresh = msgspec.structs.replace(session, rotated=False, audiences=texts(config_of(auth), "audiences"))
         answer = await self._issue(fresh)
+        await self._logins.extend(session.login_id)
         await self._state.rotate(token, session)
         return answer
 
@@ -383,7 +392,10 @@ class AuthorizationServer:
         except BadForm:
             raise OAuthError("invalid_request", "the body is not a form") from None
         if token.startswith("gwrt_"):
+            session = await self._state.session(token)
             await self._state.delete("session", token)
+            if session is not None:
+                await self._logins.forget(session.login_id)
         return Reply(status=200, headers=[NO_STORE])
 
 

@@ -65,6 +65,7 @@ class Code(msgspec.Struct, omit_defaults=True):
     session_mode: bool = False
     resource: str = ""
     idp_claims: Json = {}
+    login_id: str = ""
 
 
 class Client(msgspec.Struct, omit_defaults=True):
@@ -86,7 +87,19 @@ class Session(msgspec.Struct, omit_defaults=True):
     client_id: str = ""
     resource: str = ""
     idp_claims: Json = {}
+    login_id: str = ""
     rotated: bool = False
+
+
+class Login(msgspec.Struct, omit_defaults=True):
+    """The identity provider's own tokens behind a session (`logins`). `expires_at` is in epoch seconds."""
+
+    gateway_id: str
+    auth_id: str
+    subject: str
+    access_token: str
+    refresh_token: str = ""
+    expires_at: float = 0.0
 
 
 class Ticket(msgspec.Struct, omit_defaults=True):
