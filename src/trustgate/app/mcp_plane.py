@@ -64,6 +64,11 @@ def mcp_cors(settings: Settings) -> Cors | None:
     )
 
 
+def sessions_of(parts: Parts) -> Sessions:
+    mcp = parts.settings.mcp
+    return Sessions(parts.shared.state, mcp.session_ttl_s if mcp.sessions else 0.0, parts.now)
+
+
 @asynccontextmanager
 async def upstream_pool(parts: Parts) -> AsyncIterator[Pool]:
     """The process's pool, or one of its own that connects to public addresses only."""
@@ -114,7 +119,7 @@ async def open_mcp(
                     background=background,
                     readiness=readiness,
                     pages=oauth.pages,
-                    sessions=Sessions(parts.shared.state, settings.mcp.session_ttl_s, time.time),
+                    sessions=sessions_of(parts),
                     hub=hub,
                     cors=mcp_cors(settings),
                     now=time.time,

@@ -231,10 +231,11 @@ class Mcp(Struct, frozen=True):
         float,
         Var("MCP_DISCOVERY_TIMEOUT", DURATION, "Bound on asking one upstream for one list, all pages included."),
     ] = 30.0
-    session_ttl_s: Annotated[
-        float,
-        Var("MCP_SESSION_TTL", DURATION, "Life of an unused `Mcp-Session-Id` session; `0s`: none are offered."),
-    ] = 3600.0
+    sessions: Annotated[
+        bool,
+        Var("MCP_SESSIONS_ENABLED", BOOL, "Offer `Mcp-Session-Id` sessions to clients that accept event streams."),
+    ] = True
+    session_ttl_s: Annotated[float, Var("MCP_SESSION_TTL", DURATION, "Life of a session that is not used.")] = 3600.0
 
 
 class McpConnect(Struct, frozen=True):
