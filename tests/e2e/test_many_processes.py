@@ -192,18 +192,48 @@ def test_with_a_client_authority_only_its_clients_may_connect(
         assert httpx.get(url, verify=trusting).status_code == 200
 
 
-def tls_proxy(folder: pathlib.Path, pem: str, secret: str, **more: str) -> Any:
-    """`trustgate proxy` with TLS on the store of `folder`; its port."""
+def test_a_certificate_shown_to_a_tls_listener_is_a_credential_on_both_planes(
+    tmp_path: pathlib.Path, upstream: FaultyUpstream, certificate: tuple[str, str]
+) -> None:
+    pem, secret = certificate
+    trusting = ssl.create_default_context(cafile=pem)
+    trusting.load_cert_chain(pem, secret)
+    with installed(tmp_path, "admin") as plain:
+        demo = Demo(plain)
+        demo.registry("good", upstream.url("ok"))
+        demo.open()
+        config = {"mtls": {"ca_cert": pathlib.Path(pem).read_text(), "allowed_common_names": ["localhost"]}}
+        auth = plain.call("POST", f"{demo.base}/auths", {"name": "m", "type": "mtls", "config": config})["id"]
+        plain.call("POST", f"{demo.base}/consumers/{demo.consumer_id}/auths/{auth}")
+        target = {"name": "mcp", "type": "MCP", "mcp_target": {"url": "http://127.0.0.1:9/mcp"}}
+        registry = plain.call("POST", f"{demo.base}/registries", target)["id"]
+        body = {"name": "tools", "type": "MCP", "registries": [{"id": registry}]}
+        tools = plain.call("POST", f"{demo.base}/consumers", body)
+        plain.call("POST", f"{demo.base}/consumers/{tools['id']}/auths/{auth}")
+        slug = {"X-AG-Gateway-Slug": demo.gateway_slug}
+        with tls_proxy(tmp_path, pem, secret, SERVER_TLS_CLIENT_CA=pem) as port:
+            url = f"https://localhost:{port}/{demo.slug}/v1/chat/completions"
+            assert (
+                httpx.post(url, json={"model": "m", "messages": []}, headers=slug, verify=trusting).status_code == 200
+            )
+        with tls_proxy(tmp_path, pem, secret, plane="mcp", SERVER_TLS_CLIENT_CA=pem) as port:
+            url = f"https://localhost:{port}/{tools['slug']}/mcp"
+            answer = httpx.post(url, json={"jsonrpc": "2.0", "id": 1, "method": "ping"}, verify=trusting)
+            assert answer.json() == {"jsonrpc": "2.0", "id": 1, "result": {}}
+
+
+def tls_proxy(folder: pathlib.Path, pem: str, secret: str, plane: str = "proxy", **more: str) -> Any:
+    """`trustgate proxy` (or another plane) with TLS on the store of `folder`; its port."""
     trusting = ssl.create_default_context(cafile=pem)
     trusting.load_cert_chain(pem, secret)
 
     @contextlib.contextmanager
     def run() -> Iterator[int]:
         port = free_port()
-        given = environment(folder, free_port(), port, {"SERVER_TLS_CERT": pem, "SERVER_TLS_KEY": secret} | more)
+        given = environment(folder, free_port(), port, {"SERVER_TLS_CERT": pem, "SERVER_TLS_KEY": secret} | more, port)
         with (folder / "tls.log").open("wb") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "trustgate", "proxy"], cwd=folder, env=given, stdout=log, stderr=log
+                [sys.executable, "-m", "trustgate", plane], cwd=folder, env=given, stdout=log, stderr=log
             )
             try:
                 deadline = time.monotonic() + 60

@@ -17,6 +17,8 @@ from hypercorn.trio.run import worker_serve
 from hypercorn.typing import ASGIFramework
 from hypercorn.utils import wrap_app
 
+from trustgate.wire.tls import CertifiedObject
+
 SERVER_LOG = logging.getLogger("trustgate.admin.server")
 SERVER_LOG.setLevel(logging.WARNING)  # the server announces itself at INFO
 
@@ -37,6 +39,16 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True):
     """PEM file of the authorities one of which must have issued a client's certificate."""
 
 
+class _Config(Config):
+    """Certificates that clients show are known to the application (`wire.tls.peer_certificate`)."""
+
+    def create_ssl_context(self) -> ssl.SSLContext | None:
+        context = super().create_ssl_context()
+        if context is not None:
+            context.sslobject_class = CertifiedObject
+        return context
+
+
 async def serve(
     app: ASGIFramework,
     listeners: list[socket.socket],
@@ -49,7 +61,7 @@ async def serve(
 
     Cancelling it stops at once. The sockets are closed in either case.
     """
-    config = Config()
+    config = _Config()
     config.include_date_header = False
     config.include_server_header = False
     config.accesslog = None

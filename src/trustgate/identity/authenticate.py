@@ -79,7 +79,7 @@ async def authenticate(
             return check_api_key(key, consumer)
         authorization = headers.get(b"authorization", b"").decode("latin-1").strip()
         if not authorization:
-            certificate = mtls.forwarded(headers, peer_ip, services.xfcc_from) if consumer.auths.mtls else None
+            certificate = mtls.presented(headers, peer_ip, services.xfcc_from) if consumer.auths.mtls else None
             if certificate is None:
                 raise unauthenticated()
             return check_certificate(certificate, consumer, services)

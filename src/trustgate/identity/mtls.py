@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from trustgate.identity.jwt import Refused, strings
+from trustgate.wire.tls import peer_certificate
 
 
 class Certificate:
@@ -69,6 +70,12 @@ def forwarded(headers: Mapping[bytes, bytes], peer_ip: str, trusted: Networks) -
     except ValueError:
         return None
     return from_xfcc(header.decode("latin-1")) if any(peer in network for network in trusted) else None
+
+
+def presented(headers: Mapping[bytes, bytes], peer_ip: str, trusted: Networks) -> Certificate | None:
+    """The certificate of the TLS peer, else one that a trusted peer forwards."""
+    der = peer_certificate.get()
+    return from_der(der) if der is not None else forwarded(headers, peer_ip, trusted)
 
 
 def from_der(der: bytes) -> Certificate | None:
@@ -132,7 +139,7 @@ def check(certificate: Certificate, config: dict[str, Any], now: float) -> None:
         trusted = authorities(config.get("ca_cert") or "")
     except ValueError:
         raise Refused("the credential has no readable CA certificate") from None
-    if not any(may_issue(authority, moment) and issued_by(subject, authority) for authority in trusted):
+    if subject not in trusted and not any(may_issue(each, moment) and issued_by(subject, each) for each in trusted):
         raise Refused("issued by nobody the credential trusts")
     if not meant_for_clients(subject):
         raise Refused("not a client certificate")
@@ -143,7 +150,7 @@ def check(certificate: Certificate, config: dict[str, Any], now: float) -> None:
 
 
 def may_issue(authority: x509.Certificate, moment: datetime) -> bool:
-    """A CA, and valid now (RFC 5280 §4.2.1.9): a bundle that holds a leaf does not make its owner an authority.
+    """A CA, and valid now (RFC 5280 §4.2.1.9): a bundle that holds a leaf trusts it, but not what its key has signed.
 
     A version 1 certificate has no extensions to say so, and counts.
     """

@@ -39,6 +39,7 @@ from trustgate.wire.asgi import (
 )
 from trustgate.wire.ids import current_trace
 from trustgate.wire.response_head import HeaderBlock
+from trustgate.wire.tls import peer_certificate
 
 PROBES = frozenset({"/healthz", "/health", "/readyz"})
 READS = frozenset({"GET", "HEAD", "DELETE"})
@@ -66,6 +67,7 @@ class McpApp:
         exchange.base_url = self._services.base_urls.of(
             exchange.headers, exchange.header_map, exchange.client_ip, scheme
         )
+        exchange.client_certificate = peer_certificate.get() if scheme == "https" else None
         exchange.secure = exchange.base_url.startswith("https:")
         if (cors := self._services.cors) is not None and b"origin" in exchange.header_map:
             preflight = cors.preflight(method.encode(), exchange.headers)
