@@ -29,9 +29,15 @@ def upstream() -> Iterator[FaultyUpstream]:
 
 
 def get(base: str, path: str, headers: dict[str, str] | None = None) -> tuple[int, dict[str, object]]:
+    return call("GET", base, path, headers)
+
+
+def call(
+    method: str, base: str, path: str, headers: dict[str, str] | None = None, body: bytes | None = None
+) -> tuple[int, dict[str, object]]:
     connection = http.client.HTTPConnection(base.removeprefix("http://"), timeout=30)
     try:
-        connection.request("GET", path, headers=headers or {})
+        connection.request(method, path, body, headers or {})
         answer = connection.getresponse()
         return answer.status, json.loads(answer.read() or b"{}")
     finally:
@@ -122,6 +128,10 @@ def test_traffic_goes_on_while_the_store_and_redis_are_away(
             assert [ask(demo, model="m").status for _ in range(5)] == [200] * 5
             token = {"Authorization": "Bearer " + admin_token()}
             assert get(running.admin, "/v1/gateways", token)[0] in (200, 503)
+            status, answer = call(
+                "POST", running.admin, "/v1/gateways", token | {"Content-Type": "application/json"}, b"{}"
+            )
+            assert (status, answer["error"]) == (503, "store_unavailable")
 
             redis_gate.shut()
             away = {"database": "unavailable", "redis": "unavailable"}

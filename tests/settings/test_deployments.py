@@ -134,6 +134,74 @@ def test_the_pods_of_a_plane_start_with_their_configuration(
     assert Settings.load(given).server.shutdown_timeout_s < grace
 
 
+def kubernetes(folder: str) -> list[dict[str, Any]]:
+    """Every object of an overlay's files, without its kustomization."""
+    files = [path for path in (OPS / "kubernetes" / folder).glob("*.yaml") if path.name != "kustomization.yaml"]
+    return [document for path in files for document in yaml.safe_load_all(path.read_text()) if document]
+
+
+def named(objects: list[dict[str, Any]], kind: str) -> dict[str, dict[str, Any]]:
+    return {found["metadata"]["name"]: found for found in objects if found["kind"] == kind}
+
+
+def test_services_routes_and_disruption_budgets_point_at_what_there_is() -> None:
+    objects = kubernetes("base")
+    deployments, services = named(objects, "Deployment"), named(objects, "Service")
+    assert deployments.keys() == services.keys() == named(objects, "PodDisruptionBudget").keys() == PORTS.keys()
+    for plane in PORTS:
+        labels = deployments[plane]["spec"]["template"]["metadata"]["labels"]
+        (container,) = deployments[plane]["spec"]["template"]["spec"]["containers"]
+        ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+        assert services[plane]["spec"]["selector"] == labels
+        assert named(objects, "PodDisruptionBudget")[plane]["spec"]["selector"]["matchLabels"] == labels
+        served = {port["port"]: ports[port["targetPort"]] for port in services[plane]["spec"]["ports"]}
+        assert served == {PORTS[plane]: PORTS[plane]} | ({8083: 8083} if plane == "admin" else {})
+    routed = {
+        (backend["name"], backend["port"])
+        for route in named(objects, "HTTPRoute").values()
+        for rule in route["spec"]["rules"]
+        for backend in rule["backendRefs"]
+    }
+    assert routed == set(PORTS.items())
+    listed = yaml.safe_load((OPS / "kubernetes/base/kustomization.yaml").read_text())["resources"]
+    assert set(listed) == {path.name for path in (OPS / "kubernetes/base").glob("*.yaml")} - {"kustomization.yaml"}
+
+
+@pytest.mark.parametrize(
+    ("overlay", "replicas"),
+    [("base", {"admin": (1, 2), "proxy": (1, 20), "mcp": (1, 20)}),
+     ("prod", {"admin": (2, 3), "proxy": (3, 20), "mcp": (3, 20)})],
+)  # fmt: skip
+def test_every_plane_is_scaled(overlay: str, replicas: dict[str, tuple[int, int]]) -> None:
+    scalers = named(kubernetes(overlay), "HorizontalPodAutoscaler")
+    bounds = {name: (found["spec"]["minReplicas"], found["spec"]["maxReplicas"]) for name, found in scalers.items()}
+    assert bounds == replicas
+    for plane, scaler in named(kubernetes("base"), "HorizontalPodAutoscaler").items():
+        assert scaler["spec"]["scaleTargetRef"] == {"apiVersion": "apps/v1", "kind": "Deployment", "name": plane}
+        targets = {metric["resource"]["name"]: metric["resource"]["target"] for metric in scaler["spec"]["metrics"]}
+        assert {name: target["averageUtilization"] for name, target in targets.items()} == {"cpu": 80, "memory": 90}
+
+
+def test_the_image_runs_the_proxy_as_nobody_special_from_files_its_context_has() -> None:
+    lines = (OPS / "Dockerfile").read_text().replace("\\\n", " ").splitlines()
+    steps = [line.split(maxsplit=1) for line in lines if line and not line.startswith("#")]
+    final = dict(steps[max(place for place, step in enumerate(steps) if step[0] == "FROM") :])
+    assert (final["ENTRYPOINT"], final["CMD"], final["WORKDIR"]) == ('["trustgate"]', '["proxy"]', "/app")
+    assert {int(port) for port in final["EXPOSE"].split()} == {*PORTS.values(), 8083}
+    (container,) = deployment("proxy")["spec"]["template"]["spec"]["containers"]
+    assert container["image"] == "trustgate" and container["securityContext"]["readOnlyRootFilesystem"]
+    assert deployment("proxy")["spec"]["template"]["spec"]["securityContext"]["runAsUser"] == int(final["USER"])
+    copied = {
+        name
+        for keyword, rest in steps
+        if keyword == "COPY" and not rest.startswith("--from")
+        for name in rest.split()[:-1]
+    }
+    context = (OPS.parent / ".dockerignore").read_text().splitlines()
+    assert copied == {line[1:] for line in context if line.startswith("!")}
+    assert all((OPS.parent / name).exists() for name in copied)
+
+
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool (Debian package prometheus) is not installed")
 def test_prometheus_accepts_rules_and_configuration() -> None:
     for command in (["rules", OPS / "alerts.yaml"], ["config", "--syntax-only", OPS / "prometheus.yaml"]):

@@ -191,6 +191,9 @@ class AdminServices(msgspec.Struct, kw_only=True):
     readiness: Callable[[], Awaitable[Mapping[str, str]]] = _no_dependencies
     """Dependency name to `ok` or `unavailable` (spec 06 §5.1); bounded to 2 s by the caller."""
 
+    draining: Callable[[], bool] = lambda: False
+    """Whether the process is shutting down, which makes it not ready whatever its dependencies say."""
+
     links: Callable[[str], Awaitable[Sequence[Json]]] = _no_links
     """What users of a gateway have linked: `id`, `subject`, `provider`, `state`, `scopes`, times."""
 

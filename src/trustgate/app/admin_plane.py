@@ -204,6 +204,7 @@ def admin_services(parts: Parts, readiness: Readiness, archive: Archive, notary:
         forecast=forecast,
         keeps_decisions=parts.settings.explain.enabled,
         readiness=dependencies,
+        draining=lambda: readiness.draining,
         links=links.all,
         unlink=links.delete,
         access_log=access_log(),

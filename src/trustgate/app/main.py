@@ -78,11 +78,18 @@ async def serve(planes: frozenset[str], settings: Settings, on_ready: OnReady | 
 
 
 async def watch_signals(stop: trio.Event, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-    """The first signal asks for a graceful end; a second one forces it."""
+    """The first signal asks for a graceful end; a second one forces it.
+
+    Not in a worker: a signal to the whole process group reaches it twice, once through its supervisor, whose end is
+    what forces it (`leave_with_supervisor`).
+    """
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as received:
         task_status.started()
         async for number in received:
             if stop.is_set():
+                if workers.is_worker():
+                    log.info("shutting down already", signal=signal.Signals(number).name, pid=os.getpid())
+                    continue
                 log.warning("forced exit", signal=signal.Signals(number).name)
                 os._exit(1)
             log.info("shutting down", signal=signal.Signals(number).name)
@@ -122,8 +129,13 @@ async def gather(metrics: Metrics, counts: metrics_plane.WorkerCounts) -> list[F
 
 
 async def leave_with_supervisor(stop: trio.Event) -> None:
-    """A worker drains itself when its supervisor is gone."""
+    """A worker drains itself when its supervisor is gone; it ends at once where it was draining already.
+
+    A supervisor outlives the drain of its workers, unless it was forced to end.
+    """
     await supervisor_gone()
+    if stop.is_set():
+        os._exit(1)
     stop.set()
 
 

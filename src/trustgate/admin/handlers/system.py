@@ -22,11 +22,11 @@ async def health(call: Call) -> Answer:
 
 
 async def readiness(call: Call) -> Answer:
-    """503 when a dependency is unavailable, or does not say within two seconds."""
+    """503 while shutting down, and when a dependency is unavailable or does not say within two seconds."""
     dependencies: dict[str, str] = {"readiness": "unavailable"}
     with trio.move_on_after(READINESS_BUDGET_S):
         dependencies = dict(await call.services.readiness())
-    ready = all(state == "ok" for state in dependencies.values())
+    ready = not call.services.draining() and all(state == "ok" for state in dependencies.values())
     answer = answers.Readiness(
         dependencies, "ready" if ready else "not_ready", _now(call), call.services.settings.version
     )
