@@ -466,3 +466,23 @@ def test_groq_loses_raw_call_syntax_and_parallel_calls() -> None:
     got = json.loads(normalise.normalise("groq", dump(body).encode()))
     assert got["parallel_tool_calls"] is False and got["tools"][0]["type"] == "function"
     assert got["messages"] == [{"role": "user", "content": "q"}]
+
+
+@pytest.mark.parametrize("wire", ["openai", "groq"])
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"tools": [{"type": "function", "function": {"name": "f"}}]},
+        {"tools": [{"type": "function", "function": {"name": "f", "parameters": {}}}]},
+        {"messages": [{"role": "assistant", "tool_calls": [{"id": "1", "function": {"name": "f"}}]}]},
+        {"messages": [{"role": "user", "content": "q", "tool_calls": "odd"}], "tools": [{"function": {"name": "f"}}]},
+        {"messages": [{"role": "user", "content": "no tools"}]},
+    ],
+)
+def test_large_bodies_are_corrected_like_small_ones(wire: str, more: dict[str, Any]) -> None:
+    pad = "x\n" * 4096
+    small, large = (dump({"pad": text, "messages": []} | more).encode() for text in ("", pad))
+    wanted = json.loads(normalise.normalise(wire, small)) | {"pad": pad}
+    got = normalise.normalise(wire, large)
+    assert json.loads(got) == wanted
+    assert (got is large) == (json.loads(large) == wanted)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from trustgate.proxy.call import named
 from trustgate.proxy.errors import Refusal
+from trustgate.proxy.exchange import Exchange
 from trustgate.proxy.intent import NONE, Intent, peek, read_intent
 
 PREFIX = "routing: invalid model reference: validation failed: "
@@ -86,3 +88,25 @@ def test_a_model_in_the_path_beats_the_body() -> None:
 
 def test_escapes_in_the_model_are_decoded() -> None:
     assert intent(b'{"model":"caf\\u00e9"}').model == "café"
+
+
+@pytest.mark.parametrize(
+    ("body", "known"),
+    [
+        (b'{"model":"gpt-4o"}', "gpt-4o"),
+        (b'{"model":"a","model":"bb"}', "bb"),
+        (b'{"model":" gpt-4o "}', ""),
+        (b'{"model":"caf\\u00e9"}', ""),
+        (b'{"model":"@openai/gpt-4o"}', ""),
+        (b'{"model":"auto"}', ""),
+        (b"{}", ""),
+        (b"garbage", ""),
+    ],
+)
+def test_a_bodys_model_is_known_only_where_it_was_read_as_it_stands(body: bytes, known: str) -> None:
+    exchange = Exchange("POST", "/c/v1/chat/completions", b"", [], body, "")
+    exchange.peeked = peek(body)
+    exchange.intent = read_intent(exchange.peeked, "")
+    assert named(exchange) == known
+    exchange.body = b'{"model":"a policy has been here"}'
+    assert named(exchange) == ""

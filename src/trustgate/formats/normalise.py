@@ -19,6 +19,8 @@ STREAM_FLAG_WIRES = frozenset(
     {"openai", "azure", "groq", "deepseek", "xai", "openrouter", "openai_responses", "anthropic", "mistral", "cohere"},
 )
 USAGE_FLAG_WIRES = frozenset({"openai", "azure", "groq", "deepseek", "xai", "openrouter"})
+_LARGE = 4096
+"""Bytes from which parsing the members that matter costs less than searching the text for their names."""
 _OPENAI_TARGETS = frozenset({"openai", "azure", "deepseek", "xai", "openrouter", "groq"})
 
 
@@ -30,9 +32,11 @@ def normalise(wire: str, body: bytes) -> bytes:
     """What every request to an OpenAI-shaped upstream gets; other dialects and unreadable bodies stay as they are."""
     if wire not in _OPENAI_TARGETS:
         return body
-    if body.find(b"tool") < 0 and not (wire == "groq" and b"function=" in body) and body.find(b"\\u") < 0:
-        return body
     try:
+        if len(body) > _LARGE and wire != "groq" and _is_complete(body):
+            return body
+        if body.find(b"tool") < 0 and not (wire == "groq" and b"function=" in body) and body.find(b"\\u") < 0:
+            return body
         request = _needs_correction(wire, body)
     except DecodeError:
         return body
@@ -84,15 +88,17 @@ def _nothing_missing(request: _Glance) -> bool:
     return True
 
 
+def _is_complete(body: bytes) -> bool:
+    """Whether a glance shows that nothing is missing. Members of unusual types are left to the tree."""
+    try:
+        return _nothing_missing(json.decode_with(_decode_glance, body))
+    except DecodeError:
+        return False
+
+
 def _needs_correction(wire: str, body: bytes) -> dict[str, Any] | None:
     """The request as a tree, None when a glance shows that it is complete. Raises `DecodeError`."""
-    if wire != "groq":
-        try:
-            if _nothing_missing(json.decode_with(_decode_glance, body)):
-                return None
-        except DecodeError:
-            pass  # members of unusual types: the tree tells what can be corrected
-    return json.object_tree(body)
+    return None if wire != "groq" and _is_complete(body) else json.object_tree(body)
 
 
 def openai_shaped(wire: str, body: bytes) -> bytes:

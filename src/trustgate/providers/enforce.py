@@ -52,10 +52,7 @@ def judge(body: bytes, allowance: Allowance) -> Verdict:
     if model is msgspec.UNSET:
         model = members.model_id
     if type(model) is str:
-        allowed = allowance.allowed
-        if not allowed or model in allowed:
-            return Verdict(model) if model else _BLANK
-        return _refused(model)
+        return judge_model(model, allowance)
     if model is msgspec.UNSET:
         if allowance.default:
             return Verdict(allowance.default, insert=True)
@@ -66,6 +63,14 @@ def judge(body: bytes, allowance: Allowance) -> Verdict:
     if model is None:
         return _refused("") if allowance.allowed else _BLANK
     return _unreadable("model is not a string", allowance)
+
+
+def judge_model(model: str, allowance: Allowance) -> Verdict:
+    """`judge` for a body that is known to name `model`."""
+    allowed = allowance.allowed
+    if not allowed or model in allowed:
+        return Verdict(model) if model else _BLANK
+    return _refused(model)
 
 
 def _refused(model: str) -> Verdict:

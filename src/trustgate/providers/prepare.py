@@ -19,7 +19,7 @@ from trustgate.formats.errors import DecodeError
 from trustgate.formats.normalise import force_stream, normalise
 from trustgate.providers import embeddings
 from trustgate.providers.credentials import Account, Authorization, Headers, Outgoing, merged
-from trustgate.providers.enforce import Verdict, judge
+from trustgate.providers.enforce import Verdict, judge, judge_model
 from trustgate.providers.errors import InvalidRequest, ProviderUnsupported
 from trustgate.providers.options import Site
 from trustgate.providers.prepared import Prepared
@@ -86,12 +86,13 @@ class ProviderClient:
         allowance: Allowance,
         client_model: str = "",
         previous_response_id: str | None = None,
+        named: str = "",
     ) -> Prepared | None:
         """Like `prepare`, or None when a token has to be fetched or the request signed: then await `prepare`."""
         plan = self._plans.get((client_format, capability, stream)) or self._plan(client_format, capability, stream)
         if plan.headers is None:
             return None
-        return self._draft(plan, body, allowance, client_model, previous_response_id)
+        return self._draft(plan, body, allowance, client_model, previous_response_id, named)
 
     async def prepare(
         self,
@@ -102,16 +103,18 @@ class ProviderClient:
         allowance: Allowance,
         client_model: str = "",
         previous_response_id: str | None = None,
+        named: str = "",
     ) -> Prepared:
         """One attempt of a request, ready to be sent.
 
         `body` is the client's body after policies, `client_model` the model that the client's body names and
-        `previous_response_id` the turn that the session knows. Suspends only to fetch a token.
+        `previous_response_id` the turn that the session knows. `named` is the body's own model where somebody has read
+        it already, which saves reading the body once more. Suspends only to fetch a token.
 
         Raises `InvalidRequest` (400), `ModelNotAllowed` (403), `CredentialError` and `RequestFault` (502).
         """
         plan = self._plans.get((client_format, capability, stream)) or self._plan(client_format, capability, stream)
-        prepared = self._draft(plan, body, allowance, client_model, previous_response_id)
+        prepared = self._draft(plan, body, allowance, client_model, previous_response_id, named)
         if plan.headers is None:
             reach = plan.reach
             fixed = reach.provider.headers
@@ -160,10 +163,16 @@ class ProviderClient:
         return target
 
     def _draft(
-        self, plan: _Plan, body: bytes, allowance: Allowance, client_model: str, previous_response_id: str | None
+        self,
+        plan: _Plan,
+        body: bytes,
+        allowance: Allowance,
+        client_model: str,
+        previous_response_id: str | None,
+        named: str,
     ) -> Prepared:
         provider = plan.reach.provider
-        verdict = judge(body, allowance)
+        verdict = judge_model(named, allowance) if named else judge(body, allowance)
         untranslated: tuple[str, ...] = ()
         embedding: EmbeddingRequest | None = None
         edits: dict[str, Any] = {}

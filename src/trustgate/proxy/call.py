@@ -114,6 +114,7 @@ async def _try(exchange: Exchange, route: Route, services: ProxyServices) -> Res
         exchange.plan.allowance(route),
         exchange.intent.model,
         await previous_turn(exchange, services) if exchange.session_supplied else None,
+        named(exchange),
     )
     try:
         prepared = client.prepare_sync(*call) or await client.prepare(*call)
@@ -144,6 +145,14 @@ async def _try(exchange: Exchange, route: Route, services: ProxyServices) -> Res
     except BROKEN:
         return failed("http_5xx")
     return judge(exchange, route, prepared, response, body)
+
+
+def named(exchange: Exchange) -> str:
+    """The body's own model where reading the reference has told it; empty where the body has to be read again."""
+    peeked, intent = exchange.peeked, exchange.intent
+    if peeked is None or intent.kind != "model" or exchange.body is not exchange.client_body:
+        return ""
+    return intent.model if len(peeked.model) == len(intent.model) + 2 else ""  # as it stands between its quotes
 
 
 def failed(kind: str) -> Result:
