@@ -203,6 +203,38 @@ def test_before_the_first_content_another_upstream_serves(
     assert len(upstream.requests("ok")) == 1
 
 
+def test_an_error_that_begins_a_stream_is_told_when_no_other_upstream_serves(
+    installation: Installation, upstream: FaultyUpstream
+) -> None:
+    answer = ask(single(installation, upstream, "stream-error-first"), model="m", stream=True)
+    assert (answer.status, answer.headers["content-type"]) == (200, "text/event-stream")
+    assert answer.headers["x-selected-provider"] == "openai_compatible"
+    assert [json.loads(event)["error"]["message"] for event in answer.events if event != "[DONE]"] == ["overloaded"]
+    assert len(upstream.requests("stream-error-first")) == 3, "tried again, as nothing had been sent"
+
+
+@pytest.mark.parametrize(("provider", "bytes_"), [("google", 65536), ("openai_compatible", 70_000)])
+def test_of_googles_long_errors_the_beginning_is_relayed(
+    provider: str, bytes_: int, installation: Installation, upstream: FaultyUpstream
+) -> None:
+    demo = Demo(installation)
+    demo.registry("long", upstream.url("400-long"), provider=provider)
+    answer = ask(demo.open(), model="m")
+    assert (answer.status, len(answer.body)) == (400, bytes_)
+
+
+def test_members_with_odd_names_are_told_in_a_header_that_is_one(
+    installation: Installation, upstream: FaultyUpstream
+) -> None:
+    demo = Demo(installation)
+    demo.registry("claude", upstream.url("ok"), provider="anthropic")
+    odd: dict[str, Any] = {"a\r\nX-Evil: 1": 1, "b,c": 1, "\u00fc": 1}
+    answer = ask(demo.open(), model="m", **odd)
+    assert answer.headers["x-ag-untranslated"] == "a%0D%0AX-Evil: 1, b%2Cc, %C3%BC"
+    answer = ask(demo, model="m", **{f"{'member' * 10}{number}": 1 for number in range(5000)})
+    assert len(answer.headers["x-ag-untranslated"]) < 1100 and answer.headers["x-ag-untranslated"].endswith(", ...")
+
+
 def test_an_empty_stream_ends_normally(installation: Installation, upstream: FaultyUpstream) -> None:
     answer = ask(single(installation, upstream, "stream-empty"), model="m", stream=True)
     assert (answer.status, len(upstream.requests("stream-empty"))) == (200, 1)

@@ -200,6 +200,7 @@ BEHAVIOURS: dict[str, Callable[[Peer], None]] = {
     "error-inside": error_inside,
     "html": lambda peer: peer.whole(200, b"<html>not json</html>", Content_Type="text/html"),
     **{str(code): status(code) for code in (400, 401, 404, 408, 429, 500, 502, 503, 529)},
+    "400-long": lambda peer: peer.whole(400, b"x" * 70_000),
     "429-now": status(429, Retry_After="0"),
     "429-later": status(429, Retry_After="3600"),
     "stream-cut": stream_of(ROLE, *WORDS[:2]),

@@ -231,6 +231,39 @@ def test_what_a_dialect_cannot_carry_is_named() -> None:
     assert lost("openai", "anthropic", {"messages": []}) == set()
 
 
+def test_of_very_many_members_that_cannot_be_carried_the_first_are_named_in_short() -> None:
+    body = {"messages": []} | {f"{number}{'x' * 500}": 1 for number in range(5000)}
+    names = lost("openai", "anthropic", body)
+    assert len(names) == 64 and max(map(len, names)) == 128
+
+
+def test_a_text_that_was_cut_inside_an_emoji_is_translated() -> None:
+    body = b'{"model":"m","messages":[{"role":"user","content":"a\\ud83d"}]}'
+    for wire in ("anthropic", "google", "cohere", "openai_responses", "groq", "mistral", "bedrock"):
+        assert "a\ufffd" in translate.translate_request("openai", wire, body).body.decode(), wire
+
+
+@pytest.mark.parametrize("wire", ["groq", "mistral", "openrouter"])
+@pytest.mark.parametrize(("content", "wanted"), [({"a": 1.5}, '{"a":1.5}'), (7, "7"), (True, "true")])
+def test_odd_contents_reach_openai_shaped_upstreams_as_their_json_text(wire: str, content: Any, wanted: str) -> None:
+    body = {"model": "m", "messages": [{"role": "user", "content": content}]}
+    assert sent("openai", wire, body)["messages"] == [{"role": "user", "content": wanted}]
+
+
+def test_a_forced_custom_tool_stays_one_between_chat_and_responses() -> None:
+    chat = {
+        "model": "m",
+        "messages": [{"role": "user", "content": "q"}],
+        "tools": [{"type": "custom", "custom": {"name": "c"}}, {"type": "function", "function": {"name": "f"}}],
+        "tool_choice": {"type": "custom", "custom": {"name": "c"}},
+    }
+    responses = sent("openai", "openai_responses", chat)
+    assert responses["tool_choice"] == {"type": "custom", "name": "c"}
+    assert sent("openai_responses", "openai", responses)["tool_choice"] == chat["tool_choice"]
+    function = chat | {"tool_choice": {"type": "function", "function": {"name": "f"}}}
+    assert sent("openai", "openai_responses", function)["tool_choice"] == {"type": "function", "name": "f"}
+
+
 def test_openai_shaped_upstreams_get_members_that_nobody_models() -> None:
     body = {
         "model": "m",

@@ -293,6 +293,28 @@ def test_members_are_edited_without_touching_literals_order_or_escapes() -> None
     assert bytes(fjson.read_member(body, "f") or b"") == b"1.10" and fjson.read_member(body, "none") is None
 
 
+HALVES = [
+    (b'{"a":"x\\ud83d y"}', "x\ufffd y"),
+    (b'{"a":"\\uDE00"}', "\ufffd"),
+    (b'{"a":"\\ud83d\\ud83d\\ude00\\ude00"}', "\ufffd\U0001f600\ufffd"),
+    (b'{"a":"\\\\\\ud83d"}', "\\\ufffd"),
+    (b'{"a":"\\\\ud83d"}', "\\ud83d"),
+]
+
+
+@pytest.mark.parametrize(("body", "wanted"), HALVES)
+def test_half_a_surrogate_pair_is_read_as_the_replacement_character(body: bytes, wanted: str) -> None:
+    assert fjson.tree(body) == {"a": wanted}
+    assert fjson.read_string(body, "a") == wanted
+    assert fjson.tree(fjson.set_members(body, {"b": 1})) == {"a": wanted, "b": 1}
+    assert fjson.tree(fjson.compact(body)) == {"a": wanted}
+
+
+def test_texts_of_nothing_but_halves_cost_little_time_and_are_refused() -> None:
+    with pytest.raises(DecodeError):
+        fjson.members(b'{"a":"' + b"\\ud800" * 100_000 + b'"}')
+
+
 def test_the_last_of_equal_keys_counts() -> None:
     assert fjson.set_members(b'{"a":1,"a":2}', {"b": 3}) == b'{"a":2,"b":3}'
 

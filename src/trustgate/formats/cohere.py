@@ -220,6 +220,8 @@ def _encode_extras(request: c.Request, body: dict[str, Any]) -> None:
 def _encode_message(message: c.Message, request: c.Request) -> dict[str, Any]:
     wire: dict[str, Any] = {"role": message.role}
     if message.role == "tool":
+        if message.parts is not None:
+            content.note(request, "content parts of a tool message")
         return wire | {"tool_call_id": message.tool_call_id, "content": content.tool_text(message)}
     if message.thinking:
         content.note(request, "thinking")

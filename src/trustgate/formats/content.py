@@ -6,6 +6,7 @@ Nothing here knows a whole message of any dialect.
 from __future__ import annotations
 
 import re
+from itertools import islice
 from typing import Any, TypeVar, cast
 
 import msgspec
@@ -20,6 +21,9 @@ DEFAULT_SCHEMA = Raw(b'{"type":"object","properties":{}}')
 _DATA_URL = re.compile(r"data:([^;,]*)(?:;[^,;]*)*;base64,(.*)", re.DOTALL)
 # Effort words and thinking budgets, as the providers document their presets.
 _BUDGETS = {"none": 0, "minimal": 512, "low": 1024, "medium": 8192, "high": 24576, "xhigh": 32768}
+# Clients choose these names, so neither their number nor their length may grow.
+MAX_NOTED = 64
+MAX_NOTED_NAME = 128
 _AUDIO_TYPES = {"audio/wav": "wav", "audio/x-wav": "wav", "audio/mpeg": "mp3", "audio/mp3": "mp3"}
 
 _decode_string = msgspec.json.Decoder(str).decode
@@ -27,14 +31,17 @@ _decode_any = msgspec.json.Decoder().decode
 
 
 def note(request: c.Request | None, member: str) -> None:
-    """Remembers a member that the translation cannot carry, once."""
-    if request is not None and member not in request.untranslated:
-        request.untranslated.append(member)
+    """Remembers a member that the translation cannot carry, once; of very many, the first ones."""
+    if request is None or len(request.untranslated) >= MAX_NOTED:
+        return
+    if member[:MAX_NOTED_NAME] not in request.untranslated:
+        request.untranslated.append(member[:MAX_NOTED_NAME])
 
 
 def unknown_members(body: bytes, modelled: frozenset[str]) -> list[str]:
-    """Names of the body's top-level members that a decoder does not read (null values carry nothing)."""
-    return [name for name, raw in json.members(body).items() if name not in modelled and not json.is_null(raw)]
+    """Names of the body's top-level members that a decoder does not read (null values carry nothing), shortened."""
+    unknown = (name for name, raw in json.members(body).items() if name not in modelled and not json.is_null(raw))
+    return [name[:MAX_NOTED_NAME] for name in islice(unknown, MAX_NOTED)]
 
 
 def optional(request: c.Request | None, name: str, raw: Raw, kind: type[T]) -> T | None:
@@ -203,6 +210,11 @@ def openai_parts(parts: list[c.Part], request: c.Request) -> list[dict[str, Any]
         else:
             note(request, "content[file].url")
     return result
+
+
+def is_custom(name: str, tools: list[c.Tool]) -> bool:
+    """Whether the tool of that name is a custom one."""
+    return any(tool.kind == "custom" and tool.name == name for tool in tools)
 
 
 def tool_text(message: c.Message) -> str:

@@ -2,11 +2,13 @@
 
 `Raw` values are kept as text, trees keep the literal of every non-integer number. Nothing here knows a dialect.
 Everything that is written is compact (no white space between tokens). Malformed input raises `DecodeError`,
-including nesting beyond the interpreter's recursion limit and numbers no machine can hold.
+including nesting beyond the interpreter's recursion limit and numbers no machine can hold. Half a surrogate pair, which
+is JSON but no character, is read as U+FFFD.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar, cast
 
@@ -18,6 +20,14 @@ from .errors import DecodeError, NotAnObject
 T = TypeVar("T")
 
 _MALFORMED = (msgspec.DecodeError, UnicodeError, RecursionError, ValueError)
+
+
+# An escaped backslash, a whole surrogate pair, or half of one.
+_ESCAPES = re.compile(
+    rb"\\\\|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|\\u[dD][89a-fA-F][0-9a-fA-F]{2}"
+)
+_HALF = 6  # bytes of half a pair
+_MAX_ESCAPES = 20_000
 
 
 def _literal(text: str) -> Raw:
@@ -39,20 +49,38 @@ def text(value: object) -> str:
     return _encode(value).decode()
 
 
+def mended(body: bytes) -> bytes | None:
+    """A JSON text with every half of a surrogate pair replaced by U+FFFD; None when it has none.
+
+    JavaScript clients write such halves when they cut a text inside an emoji. Texts with more than `_MAX_ESCAPES`
+    escapes of the kind are not worth the time.
+    """
+    if b"\\ud" not in body and b"\\uD" not in body:
+        return None
+    result = _ESCAPES.sub(lambda match: b"\\ufffd" if len(match[0]) == _HALF else match[0], body, _MAX_ESCAPES)
+    return None if result == body else result
+
+
 def decode_with(decode: Callable[[bytes], T], body: bytes) -> T:
     """Runs a msgspec decoder and turns every way in which it can fail into `DecodeError`."""
     try:
         return decode(body)
+    except msgspec.ValidationError as error:
+        raise DecodeError(str(error)) from None
     except _MALFORMED as error:
-        raise DecodeError(str(error) or type(error).__name__) from None
+        problem = error
+    whole = mended(body)
+    if whole is not None:
+        try:
+            return decode(whole)
+        except _MALFORMED as error:
+            problem = error
+    raise DecodeError(str(problem) or type(problem).__name__) from None
 
 
 def tree(body: bytes | Raw) -> Any:
     """The value as dicts, lists, strings, integers, booleans and None; other numbers are `Raw` literals."""
-    try:
-        return _tree_decoder.decode(body)
-    except _MALFORMED as error:
-        raise DecodeError(str(error) or type(error).__name__) from None
+    return decode_with(_tree_decoder.decode, bytes(body))
 
 
 def object_tree(body: bytes | Raw) -> dict[str, Any]:
@@ -69,8 +97,8 @@ def members(body: bytes) -> dict[str, Raw]:
         return _members_decoder.decode(body)
     except msgspec.ValidationError as error:
         raise NotAnObject(str(error)) from None
-    except _MALFORMED as error:
-        raise DecodeError(str(error) or type(error).__name__) from None
+    except _MALFORMED:
+        return decode_with(_members_decoder.decode, body)
 
 
 def read_member(body: bytes, name: str) -> Raw | None:
@@ -106,12 +134,13 @@ def remove_members(body: bytes, names: Iterable[str]) -> bytes:
     return compact(_encode(edited))
 
 
+def _format(body: bytes) -> bytes:
+    return msgspec.json.format(body, indent=-1)
+
+
 def compact(body: bytes | Raw) -> bytes:
     """The same JSON text without white space between tokens; literals and escapes stay as written."""
-    try:
-        return msgspec.json.format(bytes(body), indent=-1)
-    except _MALFORMED as error:
-        raise DecodeError(str(error) or type(error).__name__) from None
+    return decode_with(_format, bytes(body))
 
 
 def is_null(raw: Raw) -> bool:

@@ -130,6 +130,8 @@ def _plain_messages(request: dict[str, Any]) -> None:
         content = message.get("content")
         if content is None:
             message["content"] = content = ""
+        elif not isinstance(content, str | list):
+            message["content"] = content = json.text(content)
         parts = _dicts(content)
         if parts and all(part.keys() <= {"type", "text"} and "text" in part for part in parts):
             message["content"] = content = "\n".join(str(part["text"]) for part in parts if part["text"])

@@ -266,7 +266,7 @@ def encode_request(request: c.Request) -> bytes:
         body["response_format"] = _encode_format(request.response_format)
     if request.tools:
         body["tools"] = [_encode_tool(tool) for tool in request.tools]
-    choice = encode_tool_choice(request.tool_choice)
+    choice = encode_tool_choice(request.tool_choice, request.tools)
     if choice is not None:
         body["tool_choice"] = choice
     _encode_extras(request, body)
@@ -346,12 +346,13 @@ def _encode_tool(tool: c.Tool) -> dict[str, Any]:
     return {"type": "function", "function": inner}
 
 
-def encode_tool_choice(choice: c.ToolChoice | None) -> Any:
-    """`auto`, `none`, `required`, the named function, or the dialect's own word as it came."""
+def encode_tool_choice(choice: c.ToolChoice | None, tools: list[c.Tool]) -> Any:
+    """`auto`, `none`, `required`, the named tool, or the dialect's own word as it came."""
     if choice is None or not choice.type:
         return None
     if choice.type == "tool":
-        return {"type": "function", "function": {"name": choice.name}}
+        kind = "custom" if content.is_custom(choice.name, tools) else "function"
+        return {"type": kind, kind: {"name": choice.name}}
     return "required" if choice.type == "any" else choice.type
 
 

@@ -211,7 +211,8 @@ def encode_request(request: c.Request) -> bytes:
     choice = request.tool_choice
     if choice is not None and choice.type:
         if choice.type == "tool":
-            body["tool_choice"] = {"type": "function", "name": choice.name}
+            kind = "custom" if content.is_custom(choice.name, request.tools) else "function"
+            body["tool_choice"] = {"type": kind, "name": choice.name}
         else:
             body["tool_choice"] = "required" if choice.type == "any" else choice.type
     if request.parallel_tool_calls is not None and request.tools:

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from trustgate.formats.errors import DecodeError
-from trustgate.formats.json import set_members
+from trustgate.formats.json import decode_with, set_members
 from trustgate.policies.model import PolicyRequest
 
 
@@ -16,14 +16,14 @@ class _Models(msgspec.Struct):
     modelId: Any = msgspec.UNSET
 
 
-_DECODER = msgspec.json.Decoder(_Models)
+_models = msgspec.json.Decoder(_Models).decode
 
 
 def body_model(body: bytes) -> str | None:
     """`model`, else `modelId`, as long as they are text; None when the body is not a JSON object."""
     try:
-        found = _DECODER.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+        found = decode_with(_models, body)
+    except DecodeError:
         return None
     if isinstance(found.model, str) and found.model:
         return found.model
@@ -33,10 +33,10 @@ def body_model(body: bytes) -> str | None:
 def with_model(body: bytes, model: str) -> bytes:
     """The body with another model; a body that is not a JSON object stays as it is."""
     try:
-        found = _DECODER.decode(body)
+        found = decode_with(_models, body)
         name = "modelId" if found.modelId is not msgspec.UNSET and found.model is None else "model"
         return set_members(body, {name: model})
-    except (msgspec.DecodeError, UnicodeDecodeError, DecodeError):
+    except DecodeError:
         return body
 
 
@@ -44,7 +44,7 @@ class _Stream(msgspec.Struct):
     stream: Any = None
 
 
-_STREAM = msgspec.json.Decoder(_Stream)
+_stream = msgspec.json.Decoder(_Stream).decode
 
 
 def asks_for_stream(request: PolicyRequest) -> bool:
@@ -54,8 +54,8 @@ def asks_for_stream(request: PolicyRequest) -> bool:
     if b'"stream"' not in request.body:
         return False
     try:
-        return _STREAM.decode(request.body).stream is True
-    except (msgspec.DecodeError, UnicodeDecodeError):
+        return decode_with(_stream, request.body).stream is True
+    except DecodeError:
         return False
 
 
@@ -67,14 +67,14 @@ class _Bounds(msgspec.Struct):
     generationConfig: Any = None
 
 
-_BOUNDS = msgspec.json.Decoder(_Bounds)
+_bounds = msgspec.json.Decoder(_Bounds).decode
 
 
 def output_bound(body: bytes, default: int) -> tuple[int, int]:
     """How many answers a request asks for, and the output tokens of each at most (`default` when it names none)."""
     try:
-        found = _BOUNDS.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+        found = decode_with(_bounds, body)
+    except DecodeError:
         return 1, default
     google: dict[str, Any] = found.generationConfig if isinstance(found.generationConfig, dict) else {}
     bounds = (

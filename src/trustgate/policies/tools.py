@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from trustgate.formats import json as fj
+from trustgate.formats.errors import DecodeError
 from trustgate.policies.dialects import ANTHROPIC, CHAT_FORMATS, GOOGLE, OPENAI, RESPONSES, format_of
 from trustgate.policies.model import PolicyRequest
 
@@ -39,8 +40,8 @@ def offered_tools(request: PolicyRequest) -> list[Tool] | None:
     if format_ not in CHAT_FORMATS or not request.provider:
         return None
     try:
-        tools = _decode(request.body).tools
-    except (msgspec.DecodeError, UnicodeDecodeError):
+        tools = fj.decode_with(_decode, request.body).tools
+    except DecodeError:
         return None
     if not tools:
         return []

@@ -6,6 +6,8 @@ from typing import Any
 
 import msgspec
 
+from trustgate.formats.errors import DecodeError
+from trustgate.formats.json import decode_with
 from trustgate.policies.model import PolicyResponse, TokenUsage
 
 
@@ -68,8 +70,8 @@ def _merge(old: TokenUsage | None, new: TokenUsage | None) -> TokenUsage | None:
 
 def _read(body: bytes) -> TokenUsage | None:
     try:
-        decoded = _decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+        decoded = decode_with(_decode, body)
+    except DecodeError:
         return None
     if decoded.usageMetadata is not None:
         google = decoded.usageMetadata

@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from trustgate.providers.errors import MALFORMED, ModelNotAllowed
+from trustgate.formats.errors import DecodeError
+from trustgate.formats.json import decode_with
+from trustgate.providers.errors import ModelNotAllowed
 from trustgate.providers.options import quoted
 from trustgate.view.model import Allowance
 
@@ -45,8 +47,8 @@ def judge(body: bytes, allowance: Allowance) -> Verdict:
     Only an absent member takes the default: `""`, `null` and other types are what the client asked for.
     """
     try:
-        members = _read(body)
-    except MALFORMED as problem:
+        members = decode_with(_read, body)
+    except DecodeError as problem:
         return _unreadable(str(problem), allowance)
     model = members.model
     if model is msgspec.UNSET:

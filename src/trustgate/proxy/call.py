@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from typing import Any, Literal
+from urllib.parse import quote
 
 import msgspec
 
@@ -15,13 +16,17 @@ from trustgate.providers.prepare import Prepared
 from trustgate.proxy.errors import Refusal
 from trustgate.proxy.exchange import Attempt, Exchange, HeaderList
 from trustgate.proxy.services import ProxyServices
-from trustgate.proxy.stream import BROKEN, OpenStream, open_stream
+from trustgate.proxy.stream import BROKEN, ErrorFirst, OpenStream, open_stream
 from trustgate.view.model import Route
 from trustgate.wire.client import Response
 from trustgate.wire.errors import TimedOut
 
-STREAM_ERROR_BYTES = 64 * 1024
+SHORT_ERROR_BYTES = 64 * 1024
+"""How much of an error body is relayed of streamed calls, and of every call of `SHORT_ERRORS` (spec 03 §11)."""
+SHORT_ERRORS = frozenset({"google", "vertex"})
 MAX_HEADER_TEXT = 512
+MAX_UNTRANSLATED = 1024
+MEMBER_CHARACTERS = "[]$@:/ "
 PROVIDER_ERROR_WORDS = (
     "overloaded",
     "rate_limit",
@@ -33,6 +38,11 @@ PROVIDER_ERROR_WORDS = (
     "try again",
     "temporarily unavailable",
 )
+STREAM_HEADERS: HeaderList = [
+    (b"content-type", b"text/event-stream"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+]
 Verdict = Literal["success", "retryable", "terminal", "rejected"]
 
 
@@ -142,6 +152,11 @@ async def _try(exchange: Exchange, route: Route, services: ProxyServices) -> Res
             body = await response.read(config.max_response_bytes)
     except TimedOut:
         return failed("timeout")
+    except ErrorFirst as error:
+        headers = [*STREAM_HEADERS, *selection(route, prepared.sent_model)]
+        return Result(
+            verdict="retryable", kind="http_5xx", status=200, headers=headers, body=error.events, answered=True
+        )
     except BROKEN:
         return failed("http_5xx")
     return judge(exchange, route, prepared, response, body)
@@ -172,6 +187,20 @@ def header_value(text: str) -> bytes:
     return raw if text.isprintable() else bytes(byte for byte in raw if byte >= 0x20 and byte != 0x7F)
 
 
+def untranslated(prepared: Prepared) -> HeaderList:
+    """The addition `X-AG-Untranslated`: names, percent-encoded because clients choose some of them, as many as fit."""
+    if not prepared.untranslated:
+        return []
+    names = [quote(name, safe=MEMBER_CHARACTERS, errors="replace") for name in prepared.untranslated]
+    size = 0
+    for count, name in enumerate(names):
+        size += len(name) + 2
+        if size > MAX_UNTRANSLATED:
+            names[count:] = ["..."]
+            break
+    return [(b"x-ag-untranslated", ", ".join(names).encode())]
+
+
 def judge(exchange: Exchange, route: Route, prepared: Prepared, response: Response, body: bytes) -> Result:
     """Classify a complete upstream answer."""
     headers: HeaderList = [(b"content-type", b"application/json"), *selection(route, prepared.sent_model)]
@@ -181,12 +210,13 @@ def judge(exchange: Exchange, route: Route, prepared: Prepared, response: Respon
         if retry_after:
             headers.append((b"retry-after", retry_after))
         kind = failure_kind(status)
+        short = exchange.streaming or prepared.provider in SHORT_ERRORS
         return Result(
             verdict="retryable" if kind else "terminal",
             kind=kind,
             status=status,
             headers=headers,
-            body=prepared.decode(status, body[:STREAM_ERROR_BYTES] if exchange.streaming else body, response.headers),
+            body=prepared.decode(status, body[:SHORT_ERROR_BYTES] if short else body, response.headers),
             retry_after=retry_after.decode("latin-1"),
             answered=True,
         )
@@ -196,12 +226,10 @@ def judge(exchange: Exchange, route: Route, prepared: Prepared, response: Respon
     observed = prepared.observe(body, response.headers)
     exchange.usage, exchange.provider_model = observed.usage, observed.model
     exchange.finish_reason, exchange.turn_id = observed.finish_reason, observed.id
-    if prepared.untranslated:
-        headers.append((b"x-ag-untranslated", ", ".join(prepared.untranslated).encode()))
     return Result(
         verdict="success",
         status=200,
-        headers=headers,
+        headers=headers + untranslated(prepared),
         body=prepared.decode(status, body, response.headers),
         answered=True,
     )
@@ -212,14 +240,7 @@ async def start_stream(
 ) -> Result:
     """Hold the head until the first event is there: until then another upstream may still serve."""
     stream = await open_stream(exchange, prepared, response, services)
-    headers: HeaderList = [
-        (b"content-type", b"text/event-stream"),
-        (b"cache-control", b"no-cache"),
-        (b"x-accel-buffering", b"no"),
-        *selection(route, prepared.sent_model),
-    ]
-    if prepared.untranslated:
-        headers.append((b"x-ag-untranslated", ", ".join(prepared.untranslated).encode()))
+    headers = [*STREAM_HEADERS, *selection(route, prepared.sent_model), *untranslated(prepared)]
     return Result(verdict="success", status=200, headers=headers, stream=stream, answered=True)
 
 

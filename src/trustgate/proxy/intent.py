@@ -8,6 +8,8 @@ from typing import Literal
 
 import msgspec
 
+from trustgate.formats.errors import DecodeError
+from trustgate.formats.json import decode_with
 from trustgate.proxy.errors import Refusal
 
 PREFIX = "routing: invalid model reference: validation failed: "
@@ -44,14 +46,15 @@ class Peek(msgspec.Struct):
     stream: msgspec.Raw = msgspec.Raw()
 
 
-_peek = msgspec.json.Decoder(Peek)
+_peek = msgspec.json.Decoder(Peek).decode
+_string = msgspec.json.Decoder(str).decode
 
 
 def peek(body: bytes) -> Peek | None:
     """Routing members of a JSON object body; None when it is something else."""
     try:
-        return _peek.decode(body)
-    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError, RecursionError):
+        return decode_with(_peek, body)
+    except DecodeError:
         return None
 
 
@@ -66,8 +69,8 @@ def text_of(raw: msgspec.Raw | bytes) -> str | None:
         except UnicodeDecodeError:
             return None
     try:
-        return msgspec.json.decode(data, type=str)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+        return decode_with(_string, data)
+    except DecodeError:
         return None
 
 

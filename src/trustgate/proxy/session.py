@@ -9,6 +9,8 @@ import msgspec
 import structlog
 import trio
 
+from trustgate.formats.errors import DecodeError
+from trustgate.formats.json import members
 from trustgate.limits.shared import SharedValues
 from trustgate.proxy.intent import text_of
 from trustgate.view.model import GatewayIdentity
@@ -28,10 +30,10 @@ def supplied_session(gateway: GatewayIdentity, headers: dict[bytes, bytes], body
     if not name or name.encode() not in body:
         return ""
     try:
-        members = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        found = members(body)
+    except DecodeError:
         return ""
-    return text_of(members.get(name, msgspec.Raw())) or ""
+    return text_of(found.get(name, msgspec.Raw())) or ""
 
 
 class SessionRecord(msgspec.Struct, kw_only=True, omit_defaults=True):

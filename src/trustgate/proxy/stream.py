@@ -31,6 +31,12 @@ MAX_KEPT_BYTES = 8 * 1024 * 1024
 BROKEN = (WireError, StreamBroken, LineTooLong)
 
 
+class ErrorFirst(StreamBroken):
+    """The stream began with an error event; `events` are the client's bytes of it, should no other upstream serve."""
+
+    events = b""
+
+
 class _Reader:
     """Reads ahead in a task of its own while the head is held. Mutable; ends at content, trouble or `stop`."""
 
@@ -88,10 +94,10 @@ class OpenStream:
                 raise reader.error
 
     def _has_content(self) -> bool:
-        """Whether what is held must reach the client now. Raises StreamBroken for an error that came first."""
+        """Whether what is held must reach the client now. Raises ErrorFirst for an error that came first."""
         relay = self.relay
         if relay.error is not None and not relay.has_text:
-            raise StreamBroken(relay.error.message)
+            raise ErrorFirst(relay.error.message)
         return (
             bool(self._ended or relay.done or relay.observed.finish_reason or relay.has_text)
             or self._held_bytes >= MAX_HELD_BYTES
@@ -160,7 +166,7 @@ class OpenStream:
         await reader.over.wait()
         self._reader = None
         await self._write_held(write)
-        if reader.error is not None:
+        if reader.error is not None and not isinstance(reader.error, ErrorFirst):
             raise reader.error
 
     async def _write_held(self, write: Write) -> None:
@@ -190,6 +196,11 @@ class OpenStream:
         exchange.finish_reason, exchange.turn_id = observed.finish_reason, observed.id
         exchange.reply_body = b"".join(self._kept)
 
+    def told(self) -> bytes:
+        """What is held, ended as the client's dialect ends a stream."""
+        held, self._held = b"".join(self._held), []
+        return held + self.relay.end()
+
     async def aclose(self) -> None:
         callbacks, self._on_close = self._on_close, []
         for callback in callbacks:
@@ -209,6 +220,10 @@ async def open_stream(
     stream = OpenStream(exchange, prepared, response)
     try:
         await stream.first(services.config.first_event_timeout_s, services.background)
+    except ErrorFirst as error:
+        error.events = stream.told()
+        await stream.aclose()
+        raise
     except BaseException:
         await stream.aclose()
         raise
