@@ -114,7 +114,7 @@ class Demo:
 
 
 def environment(folder: pathlib.Path, admin: int, proxy: int, more: Mapping[str, str], mcp: int = 0) -> dict[str, str]:
-    kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+    kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "PYTHONPATH") if name in os.environ}
     public_key = MACHINE_KEY[
         MACHINE_KEY.index("-----BEGIN PUBLIC") : MACHINE_KEY.index("-----END PUBLIC KEY-----") + 24
     ]

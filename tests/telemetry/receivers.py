@@ -14,6 +14,7 @@ from typing import Any
 
 import grpc
 from opentelemetry.proto.collector.logs.v1 import logs_service_pb2, logs_service_pb2_grpc
+from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2, metrics_service_pb2_grpc
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 
 
@@ -23,6 +24,7 @@ class Received:
     def __init__(self) -> None:
         self.logs: list[Any] = []
         self.spans: list[Any] = []
+        self.metrics: list[Any] = []
         self.resources: list[Any] = []
         self.headers: list[dict[str, str]] = []
         self.failures = 0
@@ -46,6 +48,10 @@ class Received:
         self.spans += [
             span for resource in request.resource_spans for scope in resource.scope_spans for span in scope.spans
         ]
+
+    def take_metrics(self, request: Any) -> None:
+        """One push: its resource metrics."""
+        self.metrics.append(list(request.resource_metrics))
 
 
 def value(any_value: Any) -> Any:
@@ -79,6 +85,15 @@ class _Spans(trace_service_pb2_grpc.TraceServiceServicer):
         return trace_service_pb2.ExportTraceServiceResponse()  # pyright: ignore[reportAttributeAccessIssue]
 
 
+class _Metrics(metrics_service_pb2_grpc.MetricsServiceServicer):
+    def __init__(self, received: Received) -> None:
+        self._received = received
+
+    def Export(self, request: Any, context: Any) -> Any:
+        self._received.take_metrics(request)
+        return metrics_service_pb2.ExportMetricsServiceResponse()  # pyright: ignore[reportAttributeAccessIssue]
+
+
 @contextlib.contextmanager
 def grpc_receiver(tls: tuple[bytes, bytes] | None = None) -> Iterator[Received]:
     """`tls`: private key and certificate, PEM."""
@@ -86,6 +101,7 @@ def grpc_receiver(tls: tuple[bytes, bytes] | None = None) -> Iterator[Received]:
     server = grpc.server(futures.ThreadPoolExecutor(4))
     logs_service_pb2_grpc.add_LogsServiceServicer_to_server(_Logs(received), server)
     trace_service_pb2_grpc.add_TraceServiceServicer_to_server(_Spans(received), server)
+    metrics_service_pb2_grpc.add_MetricsServiceServicer_to_server(_Metrics(received), server)
     if tls is None:
         port = server.add_insecure_port("127.0.0.1:0")
     else:
@@ -121,6 +137,10 @@ def http_receiver(tls: Path | None = None) -> Iterator[Received]:
                 request = trace_service_pb2.ExportTraceServiceRequest()  # pyright: ignore[reportAttributeAccessIssue]
                 request.ParseFromString(body)
                 received.take_spans(request)
+            elif self.path == "/v1/metrics":
+                request = metrics_service_pb2.ExportMetricsServiceRequest()  # pyright: ignore[reportAttributeAccessIssue]
+                request.ParseFromString(body)
+                received.take_metrics(request)
             else:
                 self.reply(404)
                 return

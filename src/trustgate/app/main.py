@@ -16,7 +16,7 @@ import structlog
 import trio
 
 from trustgate.actors.follower import Follower
-from trustgate.app import gauges, listeners, metrics_plane, workers
+from trustgate.app import gauges, listeners, metrics_plane, otel_push, workers
 from trustgate.app.decisions import noting
 from trustgate.app.meter import Meter
 from trustgate.app.observer import open_observer
@@ -104,12 +104,15 @@ async def run_planes(
     metrics = Metrics(settings.app.version, ops=settings.metrics.ops_enabled)
     gauges.watch_process(metrics)
     counts = metrics_plane.WorkerCounts()
-    async with trio.open_nursery() as nursery:
+    async with AsyncExitStack() as stack:
+        if not workers.is_worker():
+            await stack.enter_async_context(otel_push.pushing(settings, partial(gather, metrics, counts)))
+        nursery = await stack.enter_async_context(trio.open_nursery())
         if workers.is_worker():
             nursery.start_soon(leave_with_supervisor, stop)
         else:
             places = metrics_plane.places(settings, planes)
-            nursery.start_soon(metrics_plane.serve_metrics, places, lambda: gather(metrics, counts), stop)
+            nursery.start_soon(metrics_plane.serve_metrics, places, partial(gather, metrics, counts), stop)
         if count:
             await nursery.start(workers.supervise, settings, planes, count, stop, counts)
             planes = planes - workers.WORKED

@@ -98,7 +98,7 @@ class Metrics(Struct, frozen=True):
 
 
 class Otlp(Struct, frozen=True):
-    """Defaults of `otlp` exporters; an exporter's own settings win."""
+    """Defaults of `otlp` exporters, whose own settings win, and the push of the OpenTelemetry instruments."""
 
     endpoint: Annotated[str, Var("OTEL_EXPORTER_OTLP_ENDPOINT", STR, "`host:port` or URL of the collector.")] = ""
     protocol: Annotated[
@@ -116,6 +116,28 @@ class Otlp(Struct, frozen=True):
     ] = 10.0
     insecure: Annotated[bool, Var("OTEL_EXPORTER_OTLP_INSECURE", BOOL, "Plaintext connection.")] = False
     compression: Annotated[str, Var("OTEL_EXPORTER_OTLP_COMPRESSION", STR, "`gzip` or `none`.")] = "gzip"
+    metrics_exporter: Annotated[
+        str,
+        Var(
+            "OTEL_METRICS_EXPORTER",
+            STR,
+            "`otlp` pushes the OpenTelemetry instruments when `OPS_METRICS_ENABLED` is true and an endpoint is set;"
+            " `none` does not.",
+        ),
+    ] = "otlp"
+    metrics_endpoint: Annotated[
+        str,
+        Var(
+            "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT",
+            STR,
+            "Where they are pushed to.",
+            default_text="`OTEL_EXPORTER_OTLP_ENDPOINT`, with the path `/v1/metrics`",
+        ),
+    ] = ""
+    metrics_interval_s: Annotated[
+        float,
+        Var("OTEL_METRIC_EXPORT_INTERVAL", Kind.MILLIS, "Time between two pushes: milliseconds, or a duration."),
+    ] = 60.0
 
 
 class ConfigSync(Struct, frozen=True):

@@ -20,7 +20,7 @@ from trustgate.telemetry.outlet import Item, Manner, Metadata
 
 METADATA_MANNER = Manner(form="event", capacity=2_048, max_batch=512, linger_s=1.0)
 RAW_MANNER = Manner(form="raw", capacity=2_048, max_batch=64, linger_s=1.0)
-LOGS_PATH, TRACES_PATH = "/v1/logs", "/v1/traces"
+LOGS_PATH, TRACES_PATH, METRICS_PATH = "/v1/logs", "/v1/traces", "/v1/metrics"
 MAX_BODY_BYTES = 2 * 1024 * 1024
 SOURCE = {"x-telemetry-source": "trustgate"}
 """Sent where no headers are set: to the SDK none at all means those of its environment variables, which may hold the
@@ -30,6 +30,11 @@ Json = dict[str, Any]
 
 
 _complaints = Complaints("opentelemetry", "urllib3.connectionpool")
+
+
+def not_taken(what: str) -> ConnectionError:
+    """The failure of an export, with what the SDK says of it."""
+    return ConnectionError(_complaints.about(f"the collector did not take the {what}"))
 
 
 class Target(Struct, frozen=True, kw_only=True):
@@ -68,11 +73,11 @@ class OtlpSink:
             for item in batch
         ]
         if self._logs.export(logs).name != "SUCCESS":
-            raise ConnectionError(_complaints.about("the collector did not take the records"))
+            raise not_taken("records")
         if self._spans is not None:
             found = [span for item in batch if isinstance(item, Metadata) for span in records.spans(item.event)]
             if found and self._spans.export(found).name != "SUCCESS":
-                raise ConnectionError(_complaints.about("the collector did not take the spans"))
+                raise not_taken("spans")
         return 0
 
     def close(self) -> None:
@@ -82,45 +87,55 @@ class OtlpSink:
 
 
 def http_exporters(target: Target, fence: Fence | None) -> tuple[Any, Any]:
-    from opentelemetry.exporter.otlp.proto.http import Compression
     from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+
+    logs = OTLPLogExporter(**http_arguments(target, LOGS_PATH, fence))
+    return logs, OTLPSpanExporter(**http_arguments(target, TRACES_PATH, fence)) if target.traces else None
+
+
+def http_arguments(target: Target, path: str, fence: Fence | None) -> Json:
+    """What the SDK's exporter of one signal over HTTP is made with."""
+    from opentelemetry.exporter.otlp.proto.http import Compression
 
     from trustgate.telemetry.exporters.http_session import CollectorSession
 
     tls = target.tls
-
-    def made(kind: Any, path: str) -> Any:
-        return kind(
-            endpoint=with_path(target.url, path),
-            client_certificate_file=tls.get("cert_file") or None,
-            client_key_file=tls.get("key_file") or None,
-            headers=target.headers,
-            timeout=target.timeout_s,
-            compression=Compression.Gzip if target.compression == "gzip" else Compression.NoCompression,
-            session=CollectorSession(
-                target.headers, tls.get("ca_file") or "", skip_verify=bool(tls.get("skip_verify")), fence=fence
-            ),
-        )
-
-    return made(OTLPLogExporter, LOGS_PATH), made(OTLPSpanExporter, TRACES_PATH) if target.traces else None
+    return {
+        "endpoint": with_path(target.url, path),
+        "client_certificate_file": tls.get("cert_file") or None,
+        "client_key_file": tls.get("key_file") or None,
+        "headers": target.headers,
+        "timeout": target.timeout_s,
+        "compression": Compression.Gzip if target.compression == "gzip" else Compression.NoCompression,
+        "session": CollectorSession(
+            target.headers, tls.get("ca_file") or "", skip_verify=bool(tls.get("skip_verify")), fence=fence
+        ),
+    }
 
 
 def with_path(url: str, path: str) -> str:
-    """The signal's URL: a path that was given is kept for logs and replaced for the other signal."""
+    """The signal's URL: a path that was given is kept for logs and replaced for the other signals."""
     parts = urlsplit(url)
     own = parts.path.rstrip("/")
     if not own:
         own = path
-    elif path == TRACES_PATH:
-        own = own.removesuffix(LOGS_PATH) + TRACES_PATH
+    elif path != LOGS_PATH:
+        own = own.removesuffix(LOGS_PATH).removesuffix(path) + path
     return parts._replace(path=own).geturl()
 
 
 def grpc_exporters(target: Target, fence: Fence | None) -> tuple[Any, Any]:
-    from grpc import Compression, ssl_channel_credentials
     from opentelemetry.exporter.otlp.proto.grpc._log_exporter import OTLPLogExporter
     from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+
+    arguments = grpc_arguments(target, fence)
+    return OTLPLogExporter(**arguments), OTLPSpanExporter(**arguments) if target.traces else None
+
+
+def grpc_arguments(target: Target, fence: Fence | None) -> Json:
+    """What the SDK's exporters over gRPC are made with."""
+    from grpc import Compression, ssl_channel_credentials
 
     options: list[tuple[str, Any]] = []
     where = target.url
@@ -139,19 +154,15 @@ def grpc_exporters(target: Target, fence: Fence | None) -> tuple[Any, Any]:
             options = [option for option in options if option[0] != "grpc.ssl_target_name_override"]
             options.append(("grpc.ssl_target_name_override", name))
         credentials = ssl_channel_credentials(roots, contents(tls.get("key_file")), contents(tls.get("cert_file")))
-
-    def made(kind: Any) -> Any:
-        return kind(
-            endpoint=where,
-            insecure=target.insecure,
-            credentials=credentials,
-            headers={name.lower(): value for name, value in target.headers.items()},
-            timeout=target.timeout_s,
-            compression=Compression.Gzip if target.compression == "gzip" else Compression.NoCompression,
-            channel_options=tuple(options) or None,
-        )
-
-    return made(OTLPLogExporter), made(OTLPSpanExporter) if target.traces else None
+    return {
+        "endpoint": where,
+        "insecure": target.insecure,
+        "credentials": credentials,
+        "headers": {name.lower(): value for name, value in target.headers.items()},
+        "timeout": target.timeout_s,
+        "compression": Compression.Gzip if target.compression == "gzip" else Compression.NoCompression,
+        "channel_options": tuple(options) or None,
+    }
 
 
 def presented(endpoint: str) -> tuple[bytes, str]:
