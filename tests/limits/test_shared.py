@@ -65,6 +65,17 @@ async def test_a_value_is_kept_replaced_and_deleted(backend) -> None:
         await state.delete(key)
 
 
+async def test_a_value_is_put_where_there_is_none(backend) -> None:
+    key = f"test:{uuid.uuid4()}"
+    async with backend() as state:
+        assert await state.put_if_absent(key, b"one", 0.05)
+        assert not await state.put_if_absent(key, b"two", None)
+        assert await state.get(key) == b"one"
+        await trio.sleep(0.2)
+        assert await state.put_if_absent(key, b"three", None)
+        assert await state.get(key) == b"three"
+
+
 async def test_a_value_expires(backend) -> None:
     key = f"test:{uuid.uuid4()}"
     async with backend() as state:

@@ -222,7 +222,8 @@ def test_registration_at_an_upstream_that_publishes_where_to_log_in(
     ticket = query_of(page)["ticket"]
     nowhere = client.http.get(f"{client.mcp}/oauth/connect/notes", params={"ticket": ticket})
     assert "oauth dcr: upstream does not publish OAuth protected-resource metadata" in nowhere.text
-    upstream.documents["/.well-known/oauth-protected-resource/mcp"] = {
+    upstream.documents["/.well-known/oauth-protected-resource/mcp"] = {"resource": upstream.url}  # without servers
+    upstream.documents["/.well-known/oauth-protected-resource"] = {
         "resource": upstream.url,
         "authorization_servers": [upstream.origin],
     }
@@ -339,3 +340,24 @@ def test_a_form_of_nobody(tenant: Tenant, client: Client, keyed: tuple[str, str]
     assert (answer.status_code, answer.text) == (404, "Not Found")
     elsewhere = client.http.get(f"{client.mcp}/{keyed[0].split('/')[-2]}/connect")
     assert elsewhere.status_code == 404, "the gateway is the host's subdomain, nothing else"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "text"),
+    [
+        ("POST", "/oauth/connect", 401, "Unauthorized"),  # a slug of any shape
+        ("POST", "/.well-known/connect/", 401, "Unauthorized"),
+        ("POST", "/a%2Fb/CONNECT", 401, "Unauthorized"),
+        ("GET", "/oauth/connect", 404, "Not Found"),
+        ("GET", "/oauth/x/y/connect", 401, "missing ticket: re-run the tool call to get a fresh connect link"),
+        ("GET", "/.well-known/x/connect", 401, "missing ticket: re-run the tool call to get a fresh connect link"),
+        ("POST", "/a/b/connect", 401, "unauthenticated"),
+        ("GET", "/connect", 405, "Method Not Allowed"),
+        ("GET", "/oauth/disconnect/x", 405, "Method Not Allowed"),
+    ],
+)
+def test_which_paths_are_connect_pages(client: Client, method: str, path: str, status: int, text: str) -> None:
+    headers = {"Content-Type": "application/x-www-form-urlencoded"}
+    answer = client.http.request(method, client.mcp + path, headers=headers)
+    assert (answer.status_code, answer.text) == (status, text)
+    assert ("www-authenticate" in answer.headers) == (text == "unauthenticated")

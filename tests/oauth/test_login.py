@@ -6,6 +6,7 @@ import html
 import pathlib
 import re
 
+import httpx
 import jwt
 import pytest
 
@@ -81,6 +82,68 @@ def test_refresh_tokens_rotate_and_can_be_revoked(tenant: Tenant, client: Client
     assert gone.json() == {"error": "invalid_grant", "error_description": "unknown or expired refresh token"}
 
 
+def test_a_session_is_renewed_while_its_login_and_its_server_are_there(
+    tenant: Tenant, client: Client, upstream: Upstream, idp: str
+) -> None:
+    auth = tenant.oauth2(idp)
+    consumer = tenant.consumer("c", [tenant.registry("r", upstream.url)], auth)
+    tenant.consumer("d", [tenant.registry("s", upstream.url)], auth)
+    refresh = client.session("alice", tenant.url(consumer))["refresh_token"]
+    path = f"{tenant.base}/consumers/{consumer['id']}"
+    for entity, off, on in (
+        (path, {"active": False}, {"active": True}),
+        (f"{tenant.base}/auths/{auth}", {"enabled": False}, {"enabled": True}),
+    ):
+        if "auths" in entity:
+            for id_ in (one["id"] for one in tenant.call("GET", f"{tenant.base}/consumers")["items"]):
+                tenant.call("DELETE", f"{tenant.base}/consumers/{id_}/auths/{auth}")
+        tenant.call("PUT", entity, off)
+        refused = client.token(grant_type="refresh_token", refresh_token=refresh)
+        assert refused.json() == {"error": "invalid_grant", "error_description": "unknown or expired refresh token"}
+        tenant.call("PUT", entity, on)
+        again = client.token(grant_type="refresh_token", refresh_token=refresh)
+        assert again.status_code == 200, "what was off for a moment has ended nobody's login"
+
+
+def test_revocation_names_a_token(client: Client) -> None:
+    answer = client.http.post(f"{client.mcp}/oauth/revoke", data={"token_type_hint": "refresh_token"})
+    assert answer.status_code == 400
+    assert answer.json() == {"error": "invalid_request", "error_description": "token is required"}
+    for token in ("unknown", "gwrt_unknown"):
+        assert client.http.post(f"{client.mcp}/oauth/revoke", data={"token": token}).status_code == 200
+
+
+def test_what_the_provider_says_no_to_goes_back_to_the_client_whatever_its_scheme(
+    tenant: Tenant, client: Client, upstream: Upstream, idp: str
+) -> None:
+    auth = tenant.oauth2(idp)
+    resource = tenant.url(tenant.consumer("c", [tenant.registry("r", upstream.url)], auth))
+    uri = "cursor://anysphere.cursor-mcp/oauth/callback"
+
+    def away(redirect_uri: str) -> str:
+        return query_of(client.authorize(redirect_uri=redirect_uri, resource=resource).headers["location"])["state"]
+
+    def back(state: str, **query: str) -> httpx.Response:
+        return client.http.get(f"{client.mcp}/oauth/callback", params=query | {"state": state})
+
+    denied = back(away(uri), error="access_denied", error_description="not today")
+    assert denied.status_code == 302 and denied.headers["location"].startswith(f"{uri}?error=access_denied&")
+    states = [away(CALLBACK), away(CALLBACK)]
+    consumers = tenant.call("GET", f"{tenant.base}/consumers")["items"]
+    tenant.call("DELETE", f"{tenant.base}/consumers/{consumers[0]['id']}/auths/{auth}")
+    tenant.call("DELETE", f"{tenant.base}/auths/{auth}")
+    gone = back(states[0], code="x")
+    assert (gone.status_code, gone.json()) == (
+        400,
+        {
+            "error": "invalid_request",
+            "error_description": "the identity provider behind this authorization is no longer configured",
+        },
+    )
+    denied = back(states[1], error="access_denied")
+    assert query_of(denied.headers["location"]) == {"error": "access_denied", "state": "client-state"}
+
+
 @pytest.mark.parametrize(
     ("fields", "error", "description"),
     [
@@ -143,6 +206,42 @@ def test_redirect_uris_that_cannot_be_registered(tenant: Tenant, client: Client,
     tenant.oauth2(idp)
     answer = client.register(uri)
     assert answer.status_code == 400 and answer.json()["error"] == "invalid_redirect_uri"
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "described"),
+    [
+        (b"", "application/json", "invalid client registration request"),
+        (b"{", "application/json", "invalid client registration request"),
+        (b"[]", "application/json", "invalid client registration request"),
+        (b'{"redirect_uris":"https://a/b"}', "application/json", "invalid client registration request"),
+        (b'{"redirect_uris":["https://a/b"]}', "text/plain", "invalid client registration request"),
+        (b"redirect_uris=https://a/b", "application/x-www-form-urlencoded", "invalid client registration request"),
+        (b"{}", "application/json", "invalid_client_metadata: redirect_uris is required"),
+        (b'{"redirect_uris":null}', "application/json", "invalid_client_metadata: redirect_uris is required"),
+        (b'{"redirect_uris":[]}', "application/json", "invalid_client_metadata: redirect_uris is required"),
+    ],
+)
+def test_registrations_that_cannot_be_read(
+    tenant: Tenant, client: Client, idp: str, body: bytes, kind: str, described: str
+) -> None:
+    tenant.oauth2(idp)
+    answer = client.http.post(f"{client.mcp}/oauth/register", content=body, headers={"Content-Type": kind})
+    assert answer.status_code == 400
+    assert answer.json() == {"error": "invalid_client_metadata", "error_description": described}
+
+
+def test_members_of_a_registration_that_do_not_count_are_ignored(tenant: Tenant, client: Client, idp: str) -> None:
+    tenant.oauth2(idp)
+    answer = client.register("https://a/b", client_name=None, contacts=1, token_endpoint_auth_method="tls")
+    assert answer.status_code == 201
+    assert answer.json() | {"client_id": ""} == {
+        "client_id": "",
+        "redirect_uris": ["https://a/b"],
+        "grant_types": ["authorization_code", "refresh_token"],
+        "response_types": ["code"],
+        "token_endpoint_auth_method": "none",
+    }
 
 
 def test_code_replay_and_injection(tenant: Tenant, client: Client, upstream: Upstream, idp: str) -> None:

@@ -6,9 +6,12 @@ import secrets
 
 import msgspec
 import pytest
+import trio
 
 from trustgate.oauth.cipher import TokenCipher
-from trustgate.oauth.state import Code, OAuthState, Session, Ticket
+from trustgate.oauth.locks import Locks
+from trustgate.oauth.state import Code, OAuthState, Session, Ticket, UpstreamClient
+from trustgate.oauth.vault import key_of
 
 
 class Shared:
@@ -22,6 +25,9 @@ class Shared:
 
     async def put(self, key: str, value: bytes, ttl_s: float | None) -> None:
         self.values[key] = value
+
+    async def put_if_absent(self, key: str, value: bytes, ttl_s: float | None) -> bool:
+        return self.values.setdefault(key, value) is value
 
     async def take(self, key: str) -> bytes | None:
         return self.values.pop(key, None)
@@ -72,3 +78,44 @@ async def test_codes_are_encrypted_and_damaged_ones_are_as_good_as_expired(share
     assert b"at-secret" not in shared.values[key]
     shared.values[key] = shared.values[key][:-8] + b"AAAAAAA="
     assert await state.take("code", "c1", Code) is None
+
+
+async def test_a_rotated_session_of_the_existing_system_ends_with_its_minute(shared: Shared, state: OAuthState) -> None:
+    session = Session(subject="alice", gateway_id="g", auth_id="a")
+    shared.values["oauth:session:gwrt_1"] = msgspec.json.encode(session)
+    await state.rotate("gwrt_1", session)
+    (key,) = shared.values  # the one with a minute to live
+    assert key.startswith("oauth:session:sha256:")
+    rotated = await state.session("gwrt_1")
+    assert rotated is not None and rotated.rotated
+
+
+async def test_of_two_first_registrations_at_an_upstream_the_earlier_stays(shared: Shared, state: OAuthState) -> None:
+    first, second = UpstreamClient("a", "https://h/cb"), UpstreamClient("b", "https://h/cb")
+    assert await state.keep_upstream_client("g|r", first) == first
+    assert await state.keep_upstream_client("g|r", second) == first
+    moved = UpstreamClient("c", "https://other/cb")
+    assert await state.keep_upstream_client("g|r", moved) == moved == await state.upstream_client("g|r")
+    assert list(shared.values) == ["oauth:dcr:client:g|r"]
+
+
+def test_no_users_name_ends_in_the_beginning_of_a_provider() -> None:
+    assert key_of("g", "alice", "notes") == "vault:g:alice:notes"
+    assert key_of("g", "alice:notes", "x") != key_of("g", "alice", "notes:x")
+    assert key_of("g", "alice", "notes%3Ax") != key_of("g", "alice", "notes:x")
+
+
+async def test_a_renewal_that_was_begun_is_ended_though_its_client_left() -> None:
+    locks, done = Locks(), list[str]()
+
+    async def renew() -> None:
+        started.set()
+        await trio.sleep(0.05)
+        done.append("kept")
+
+    started = trio.Event()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lambda: locks.run("user", renew, whole=True))
+        await started.wait()
+        nursery.cancel_scope.cancel()
+    assert done == ["kept"]

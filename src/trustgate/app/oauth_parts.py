@@ -147,6 +147,7 @@ async def open_oauth(
     issuers = Issuers(directory, settings.server.mcp_base_domain, built_in)
     connect = Connect(directory=directory, state=state, vault=vault, servers=servers, outbound=outbound, now=parts.now)
     limit = settings.mcp_connect
+    trusted = tuple(ip_network(block) for block in limit.trusted_proxies)
     secret = parts.secret_key.encode()
     try:
         yield OAuthParts(
@@ -181,6 +182,7 @@ async def open_oauth(
                     now=parts.now,
                     detour=connect.detour,
                     consent_key=secret if settings.mcp.consent else b"",
+                    trusted=trusted,
                 ),
                 connect=connect,
                 selfservice=SelfService(
@@ -192,7 +194,7 @@ async def open_oauth(
                         source=limit.per_source,
                         consumer=limit.per_consumer,
                         window_s=limit.window_s,
-                        trusted=tuple(ip_network(block) for block in limit.trusted_proxies),
+                        trusted=trusted,
                     ),
                     secret,
                 ),

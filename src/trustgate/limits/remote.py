@@ -47,6 +47,12 @@ class Put(msgspec.Struct, frozen=True, tag=True):
     ttl_s: float | None
 
 
+class PutIfAbsent(msgspec.Struct, frozen=True, tag=True):
+    key: str
+    value: bytes
+    ttl_s: float | None
+
+
 class Take(msgspec.Struct, frozen=True, tag=True):
     key: str
 
@@ -93,7 +99,7 @@ class Found(msgspec.Struct, frozen=True, tag=True):
     entries: list[Entry]
 
 
-Ask = Count | Get | Put | Take | Delete | Append | Entries | Publish | Listen
+Ask = Count | Get | Put | PutIfAbsent | Take | Delete | Append | Entries | Publish | Listen
 Answer = Counted | Value | Found
 KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in (Slid, Charged, Peeked, Reserved)}
 
@@ -217,6 +223,8 @@ async def apply(ask: Ask, limits: MemoryLimits, state: LocalState, bus: LocalBus
             return Value(await state.get(key))
         case Put(key, value, ttl_s):
             await state.put(key, value, ttl_s)
+        case PutIfAbsent(key, value, ttl_s):
+            return Value(b"" if await state.put_if_absent(key, value, ttl_s) else None)
         case Take(key):
             return Value(await state.take(key))
         case Delete(key):
@@ -330,6 +338,9 @@ class RemoteState:
 
     async def put(self, key: str, value: bytes, ttl_s: float | None) -> None:
         await self._value(Put(key, value, ttl_s))
+
+    async def put_if_absent(self, key: str, value: bytes, ttl_s: float | None) -> bool:
+        return await self._value(PutIfAbsent(key, value, ttl_s)) is not None
 
     async def take(self, key: str) -> bytes | None:
         return await self._value(Take(key))

@@ -1,7 +1,7 @@
 """Small shared state with an expiry: sessions, playground traces, OAuth hand-overs.
 
-What lives here: one interface (values: `get`, `put`, `take`, `delete`; logs: `append`, `entries`) with two backends, in
-process and Redis, that give the same answers. What must not: counters (they need atomic arithmetic).
+What lives here: one interface (values: `get`, `put`, `put_if_absent`, `take`, `delete`; logs: `append`, `entries`) with
+two backends, in process and Redis, that give the same answers. What must not: counters (they need atomic arithmetic).
 """
 
 from __future__ import annotations
@@ -25,6 +25,10 @@ class SharedValues(Protocol):
     async def get(self, key: str) -> bytes | None: ...
 
     async def put(self, key: str, value: bytes, ttl_s: float | None) -> None: ...
+
+    async def put_if_absent(self, key: str, value: bytes, ttl_s: float | None) -> bool:
+        """Put unless there is a value; whether this one was put."""
+        ...
 
     async def take(self, key: str) -> bytes | None:
         """Get and delete in one step: of several callers exactly one receives the value."""
@@ -93,6 +97,12 @@ class LocalState:
             heapq.heappush(self._expiries, (expires, key))
         self._sweep()
 
+    async def put_if_absent(self, key: str, value: bytes, ttl_s: float | None) -> bool:
+        if await self.get(key) is not None:
+            return False
+        await self.put(key, value, ttl_s)
+        return True
+
     async def take(self, key: str) -> bytes | None:
         value = await self.get(key)
         self._entries.pop(key, None)
@@ -152,7 +162,7 @@ class RedisCommands(Protocol):
     """The few commands used of a coredis client (bytes in, bytes out)."""
 
     def get(self, key: str) -> Awaitable[Any]: ...
-    def set(self, key: str, value: bytes, *, px: int | None = None) -> Awaitable[Any]: ...
+    def set(self, key: str, value: bytes, *, px: int | None = None, condition: Any = None) -> Awaitable[Any]: ...
     def getdel(self, key: str) -> Awaitable[Any]: ...
     def delete(self, keys: list[str]) -> Awaitable[Any]: ...
     def eval(self, script: str, *, keys: list[str], args: list[bytes | int]) -> Awaitable[Any]: ...
@@ -169,7 +179,12 @@ class RedisState:
         return as_bytes(await self._redis.get(key))
 
     async def put(self, key: str, value: bytes, ttl_s: float | None) -> None:
-        await self._redis.set(key, value, px=None if ttl_s is None else max(1, int(ttl_s * 1000)))
+        await self._redis.set(key, value, px=milliseconds(ttl_s))
+
+    async def put_if_absent(self, key: str, value: bytes, ttl_s: float | None) -> bool:
+        from coredis import PureToken  # large, and here only with a client of it
+
+        return bool(await self._redis.set(key, value, px=milliseconds(ttl_s), condition=PureToken.NX))
 
     async def take(self, key: str) -> bytes | None:
         return as_bytes(await self._redis.getdel(key))
@@ -187,6 +202,10 @@ class RedisState:
         found = await self._redis.xrange(key, after, "+")
         entries = [(text(entry.identifier), as_bytes(field(entry)) or b"") for entry in found]
         return [entry for entry in entries if entry[0] != after]
+
+
+def milliseconds(ttl_s: float | None) -> int | None:
+    return None if ttl_s is None else max(1, int(ttl_s * 1000))
 
 
 def as_bytes(value: Any) -> bytes | None:

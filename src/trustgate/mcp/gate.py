@@ -92,7 +92,7 @@ async def authenticate(exchange: Exchange, services: McpServices) -> Caller:
 
 def challenge(exchange: Exchange) -> tuple[bytes, bytes]:
     """`WWW-Authenticate` with where to find out how to log in (RFC 9728 §5.1)."""
-    path = exchange.path.strip("/").replace('"', "%22").replace("\\", "%5C")
-    where = f"{exchange.base_url}/.well-known/oauth-protected-resource"
-    value = f'Bearer resource_metadata="{where}/{path}"' if path else f'Bearer resource_metadata="{where}"'
-    return (b"www-authenticate", value.encode("latin-1", "replace"))
+    path = exchange.path.strip("/")
+    where = f"{exchange.base_url}/.well-known/oauth-protected-resource" + (f"/{path}" if path else "")
+    quoted = where.replace('"', "%22").replace("\\", "%5C")
+    return (b"www-authenticate", f'Bearer resource_metadata="{quoted}"'.encode("latin-1", "replace"))

@@ -15,7 +15,7 @@ import structlog
 from trustgate.identity.sts import SigningKeys
 from trustgate.oauth import metadata
 from trustgate.oauth.connect import Connect, Refused
-from trustgate.oauth.http import OAuthError, Reply, Request, json_reply
+from trustgate.oauth.http import OAuthError, Reply, Request, header_map, json_reply, text_reply
 from trustgate.oauth.issuers import Issuers
 from trustgate.oauth.selfservice import SelfService
 from trustgate.oauth.server import AuthorizationServer
@@ -28,7 +28,7 @@ BaseUrl = Callable[[Mapping[bytes, bytes], list[tuple[bytes, bytes]], str, str],
 READ = frozenset({"GET", "HEAD"})
 RESOURCE, SERVER = metadata.RESOURCE, "/.well-known/oauth-authorization-server"
 OPENID, JWKS = "/.well-known/openid-configuration", "/.well-known/jwks.json"
-MAX_BODY_BYTES = 1024 * 1024
+MAX_BODY_BYTES = 8 * 1024 * 1024
 
 log = structlog.get_logger("trustgate.oauth")
 
@@ -55,10 +55,15 @@ class OAuthApp:
 
     def _route(self, method: str, path: str) -> Handler | None:
         lowered = path.lower().rstrip("/")
-        if lowered.startswith("/.well-known/"):
-            return self._well_known(lowered, path) if method in READ else None
-        if lowered.startswith("/oauth/"):
-            return self._oauth(method, lowered, path.rstrip("/"))
+        if lowered.startswith("/.well-known/") and method in READ:
+            found = self._well_known(lowered)
+            if found is not None:
+                return found
+        found = self._oauth(method, lowered, path.rstrip("/")) if lowered.startswith("/oauth/") else None
+        return found or self._connect_page(method, path)
+
+    def _connect_page(self, method: str, path: str) -> Handler | None:
+        """`/{slug}/connect`, and for readers anything that ends so."""
         parts = path.strip("/").split("/")
         if len(parts) >= 2 and parts[-1].lower() == "connect" and parts[0]:
             if len(parts) == 2 and method in (*READ, "POST"):
@@ -70,7 +75,7 @@ class OAuthApp:
                 return self._connect.page
         return None
 
-    def _well_known(self, lowered: str, path: str) -> Handler | None:
+    def _well_known(self, lowered: str) -> Handler | None:
         if lowered == RESOURCE or lowered.startswith(RESOURCE + "/"):
             return self._protected_resource
         if lowered in (SERVER, OPENID) or lowered.startswith((SERVER + "/", OPENID + "/")):
@@ -109,11 +114,9 @@ class OAuthApp:
         try:
             body = await read_body(scope, receive, MAX_BODY_BYTES)
         except EntityTooLarge:
-            await respond(send, method, Reply(status=413, body=b"Request Entity Too Large"))
+            await respond(send, method, text_reply("Request Entity Too Large", 413))
             return
-        headers: dict[bytes, bytes] = {}
-        for name, value in scope["headers"]:
-            headers.setdefault(name, value)
+        headers = header_map(scope["headers"])
         peer = (scope.get("client") or ("",))[0]
         scheme = "https" if scope.get("scheme") == "https" else "http"
         request = Request(

@@ -160,7 +160,8 @@ class Connect:
     def _resolve(self, ticket_id: str, ticket: Ticket) -> Addressed:
         view = self._directory.by_id(ticket.gateway_id)
         consumer = view.consumer(slug_of(ticket.consumer_path)) if view is not None else None
-        if view is None or consumer is None or (ticket.auth_id and not key_still_serves(ticket, view, consumer)):
+        by_key = ticket.auth_id or ticket.providers is not None
+        if view is None or consumer is None or (by_key and not key_still_serves(ticket, view, consumer)):
             raise Refused(401, BAD_TICKET)
         return Addressed(id=ticket_id, ticket=ticket, view=view, consumer=consumer)
 

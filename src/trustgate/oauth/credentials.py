@@ -322,7 +322,7 @@ class UpstreamCredentials:
                 return None
             return await self._refresh(registry, caller, provider, tokens)
 
-        return await self._locks.run((caller.view.id, caller.principal.subject, provider), refresh)
+        return await self._locks.run((caller.view.id, caller.principal.subject, provider), refresh, whole=True)
 
     async def _refresh(self, registry: RegistryView, caller: Caller, provider: str, tokens: Tokens) -> Tokens | None:
         client = await self._servers.registered(registry)

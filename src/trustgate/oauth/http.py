@@ -5,7 +5,7 @@ What must not live here: any route.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
@@ -25,8 +25,23 @@ class BadForm(Exception):
     """A form that cannot be decoded."""
 
 
+LISTS = frozenset({b"x-forwarded-for"})
+"""Headers of several lines that mean one list: a proxy may add a line of its own."""
+
+
+def header_map(fields: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    """First values by lower-case name; lists whole."""
+    found: dict[bytes, bytes] = {}
+    for name, value in fields:
+        if name in LISTS and name in found:
+            found[name] += b"," + value
+        else:
+            found.setdefault(name, value)
+    return found
+
+
 class Request(msgspec.Struct, frozen=True, kw_only=True):
-    """`headers` are first values by lower-case name; `base_url` is how absolute URLs to this plane begin."""
+    """`headers` are those of `header_map`; `base_url` is how absolute URLs to this plane begin."""
 
     method: str
     path: str
@@ -101,9 +116,9 @@ def with_query(url: str, fields: Mapping[str, str]) -> str:
 class OAuthError(Exception):
     """An error in the form of RFC 6749 §5.2, shown as JSON."""
 
-    def __init__(self, code: str, description: str = "", status: int = 400) -> None:
+    def __init__(self, code: str, description: str = "", status: int = 400, *more: tuple[bytes, bytes]) -> None:
         super().__init__(code)
-        self.code, self.description, self.status = code, description, status
+        self.code, self.description, self.status, self.headers = code, description, status, more
 
     @property
     def members(self) -> dict[str, str]:
@@ -113,4 +128,4 @@ class OAuthError(Exception):
         return found
 
     def reply(self) -> Reply:
-        return json_reply(self.members, self.status, NO_STORE)
+        return json_reply(self.members, self.status, NO_STORE, *self.headers)

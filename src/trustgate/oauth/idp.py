@@ -18,6 +18,7 @@ from trustgate.oauth.outbound import Answer, Outbound, OutboundFailed
 DISCOVERY_S = 3600.0
 MAX_ISSUERS = 10_000
 MICROSOFT = "https://login.microsoftonline.com/"
+ENDPOINTS = ("authorization_endpoint", "token_endpoint")
 WELL_KNOWN = ("/.well-known/oauth-authorization-server", "/.well-known/openid-configuration")
 
 Json = dict[str, Any]
@@ -32,7 +33,8 @@ class Provider:
         self._known: dict[str, tuple[float, Json]] = {}
 
     async def metadata(self, issuer: str) -> Json:
-        """The issuer's metadata (RFC 8414, OpenID Connect Discovery), which must name that issuer itself.
+        """The issuer's metadata (RFC 8414, OpenID Connect Discovery), which must name that issuer itself. What the
+        first document leaves out is read from the second.
 
         Raises OutboundFailed.
         """
@@ -40,7 +42,7 @@ class Provider:
         if known is not None and self._clock() - known[0] < DISCOVERY_S:
             return known[1]
         base = issuer.rstrip("/")
-        failure = OutboundFailed("no metadata")
+        failure, found = OutboundFailed("no metadata"), Json()
         for suffix in WELL_KNOWN:
             try:
                 document = await self._outbound.get(base + suffix)
@@ -51,10 +53,14 @@ class Provider:
             if isinstance(named, str) and named.rstrip("/") != base:
                 failure = OutboundFailed("the metadata belongs to another issuer")
                 continue
+            found = document | found
+            if all(isinstance(found.get(member), str) for member in ENDPOINTS):
+                break
+        if found:
             if len(self._known) >= MAX_ISSUERS:
                 self._known.pop(next(iter(self._known)))
-            self._known[issuer] = (self._clock(), document)
-            return document
+            self._known[issuer] = (self._clock(), found)
+            return found
         if known is not None:
             return known[1]
         raise failure

@@ -36,6 +36,8 @@ NONE_ON_GATEWAY = (
     "this MCP server has no oauth2 identity provider; interactive login requires an oauth2 auth with a pre-registered"
     " client at your identity provider"
 )
+NOBODY = "not_found"
+"""The error of an installation without any identity provider: there is no way to log in, so nobody is sent back."""
 NO_SERVER = "oauth: no authorization server configured"
 
 
@@ -102,7 +104,7 @@ class Issuers:
         return next((auth for auth in view.oauth2 if auth.id == auth_id), None) if view is not None else None
 
     def choose(self, resource: str, request: Request) -> Choice:
-        """Where to log in. Raises OAuthError; one of status 404 is shown here, the others go to the client."""
+        """Where to log in. Raises OAuthError; where the platform as a whole has no answer, one of status 404."""
         addressed = self.consumer_of(resource) if resource else None
         if addressed is not None:
             return self._of_consumer(*addressed)
@@ -137,10 +139,10 @@ class Issuers:
         if len(distinct) == 1:
             return Choice(found[0], found[0].gateway_id)
         if distinct:
-            raise OAuthError("invalid_target", SEVERAL_ON_PLATFORM)
+            raise OAuthError("invalid_target", SEVERAL_ON_PLATFORM, 404)
         if self.built_in is not None:
-            raise OAuthError("invalid_target", ONLY_BUILT_IN)
-        raise OAuthError("not_found", NO_SERVER, 404)
+            raise OAuthError("invalid_target", ONLY_BUILT_IN, 404)
+        raise OAuthError(NOBODY, NO_SERVER, 404)
 
     def client_ids(self) -> set[str]:
         """Client ids of all enabled oauth2 credentials."""

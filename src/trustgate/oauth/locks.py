@@ -14,12 +14,15 @@ class Locks:
     def __init__(self) -> None:
         self._locks: dict[object, tuple[trio.Lock, list[None]]] = {}
 
-    async def run(self, name: object, action: Callable[[], Awaitable[Any]]) -> Any:
+    async def run(self, name: object, action: Callable[[], Awaitable[Any]], *, whole: bool = False) -> Any:
+        """`whole`: begun, it is ended, even where the caller is cancelled. So a refresh token that was rotated is not
+        lost with a client that leaves. The action must bound itself."""
         lock, users = self._locks.setdefault(name, (trio.Lock(), []))
         users.append(None)
         try:
             async with lock:
-                return await action()
+                with trio.CancelScope(shield=whole):
+                    return await action()
         finally:
             users.pop()
             if not users:

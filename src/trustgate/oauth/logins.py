@@ -94,7 +94,7 @@ class Logins:
                 return fresh.access_token if fresh is not None else ""
             return await self._renewed(view, login_id, fresh)
 
-        return await self._locks.run(login_id, renew)
+        return await self._locks.run(login_id, renew, whole=True)
 
     async def _of(self, view: GatewayView, auth_id: str, subject: str, login_id: str) -> Login | None:
         login = await self._state.get(KIND, login_id, Login) if login_id else None

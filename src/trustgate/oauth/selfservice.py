@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Sequence
-from ipaddress import IPv4Network, IPv6Network, ip_address
 
 import msgspec
+import structlog
 
 from trustgate.identity.authenticate import digest
 from trustgate.identity.mcp import key_subject
@@ -20,6 +19,7 @@ from trustgate.oauth import pages
 from trustgate.oauth.connect import Connect, forwarded, path_of, provider_of
 from trustgate.oauth.http import FORM, NO_STORE, BadForm, HeaderList, Reply, Request, redirect
 from trustgate.oauth.issuers import Issuers
+from trustgate.oauth.sources import Networks, source_of
 from trustgate.oauth.state import Ticket
 from trustgate.view.gateway import GatewayView
 from trustgate.view.model import ConsumerView
@@ -30,10 +30,11 @@ STATUS_TEXTS = {
     404: b"Not Found",
     415: b"Unsupported Media Type",
     429: b"Too Many Requests",
+    500: b"Internal Server Error",
     503: b"Service Unavailable",
 }
-MAX_FORWARDED_BYTES = 2048
-MAX_HOPS = 16
+
+log = structlog.get_logger("trustgate.oauth")
 
 
 class ConnectLimit(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,7 +44,7 @@ class ConnectLimit(msgspec.Struct, frozen=True, kw_only=True):
     source: int = 10
     consumer: int = 100
     window_s: float = 60.0
-    trusted: Sequence[IPv4Network | IPv6Network] = ()
+    trusted: Networks = ()
 
 
 class SelfService:
@@ -58,6 +59,14 @@ class SelfService:
         return pages.api_key_form(slug) if consumer is not None else plain(404)
 
     async def submit(self, request: Request, slug: str) -> Reply:
+        """A redirect to the connect page, or a refusal; all of them are plain."""
+        try:
+            return await self._submit(request, slug)
+        except Exception:
+            log.exception("a connect ticket could not be made")
+            return plain(500)
+
+    async def _submit(self, request: Request, slug: str) -> Reply:
         limit = self._limit
         refusal = await self._charge("source", source_of(request, limit.trusted), limit.source)
         if refusal is not None:
@@ -113,31 +122,3 @@ def plain(status: int, *headers: tuple[bytes, bytes]) -> Reply:
 def mcp_consumer(view: GatewayView | None, slug: str) -> ConsumerView | None:
     consumer = view.consumer(slug) if view is not None else None
     return consumer if consumer is not None and consumer.type == "MCP" else None
-
-
-def source_of(request: Request, trusted: Sequence[IPv4Network | IPv6Network]) -> str:
-    """The peer, or behind trusted proxies the right-most address that is none of them."""
-    peer = request.peer_ip
-    forwarded_for = request.headers.get(b"x-forwarded-for", b"")
-    if not trusted or not forwarded_for or len(forwarded_for) > MAX_FORWARDED_BYTES or not within(peer, trusted):
-        return peer
-    hops = forwarded_for.decode("latin-1").split(",")
-    if len(hops) > MAX_HOPS:
-        return peer
-    for hop in reversed(hops):
-        address = hop.strip()
-        try:
-            ip_address(address)
-        except ValueError:
-            return peer
-        if not within(address, trusted):
-            return address
-    return peer
-
-
-def within(address: str, networks: Sequence[IPv4Network | IPv6Network]) -> bool:
-    try:
-        parsed = ip_address(address)
-    except ValueError:
-        return False
-    return any(parsed in network for network in networks)

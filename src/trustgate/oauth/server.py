@@ -32,9 +32,10 @@ from trustgate.oauth.http import (
     with_query,
 )
 from trustgate.oauth.idp import Provider
-from trustgate.oauth.issuers import Choice, Issuers, config_of
+from trustgate.oauth.issuers import NOBODY, Choice, Issuers, config_of
 from trustgate.oauth.logins import Logins
 from trustgate.oauth.redirects import CURSOR, acceptable, is_web, registered
+from trustgate.oauth.sources import Networks, source_of
 from trustgate.oauth.state import CLIENT_S, CODE_S, PENDING_S, SESSION_S, Client, Code, OAuthState, Pending, Session
 from trustgate.view.gateway import GatewayView
 from trustgate.view.paths import slug_of
@@ -53,10 +54,10 @@ log = structlog.get_logger("trustgate.oauth")
 
 
 class Registration(msgspec.Struct):
-    """The members of a registration that count (RFC 7591 §2); all others are ignored."""
+    """The members of a registration that count (RFC 7591 §2); all others are ignored. Null is as good as absent."""
 
-    redirect_uris: list[str] = []
-    client_name: str = ""
+    redirect_uris: list[str] | None = None
+    client_name: str | None = None
 
 
 class AuthorizationServer:
@@ -74,8 +75,10 @@ class AuthorizationServer:
         now: Callable[[], float],
         detour: Detour,
         consent_key: bytes = b"",
+        trusted: Networks = (),
     ) -> None:
-        """With a `consent_key` users confirm which client they let in before they log in."""
+        """With a `consent_key` users confirm which client they let in before they log in. `trusted` are proxies whose
+        `X-Forwarded-For` counts."""
         self._issuers = issuers
         self._state = state
         self._provider = provider
@@ -85,22 +88,24 @@ class AuthorizationServer:
         self._now = now
         self._detour = detour
         self._consent_key = consent_key
+        self._trusted = trusted
 
     # Registration (RFC 7591)
 
     async def register(self, request: Request) -> Reply:
-        await self._limit_registrations(request.peer_ip)
+        await self._limit_registrations(source_of(request, self._trusted))
         if not self._issuers.client_ids():
             raise OAuthError("invalid_client_metadata", "oauth: dynamic client registration unavailable")
         try:
-            wanted = msgspec.json.decode(request.body, type=Registration)
+            wanted = msgspec.json.decode(request.body if is_json(request) else b"", type=Registration)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise OAuthError("invalid_client_metadata", "invalid client registration request") from None
-        if not wanted.redirect_uris:
+        uris, name = wanted.redirect_uris or [], wanted.client_name or ""
+        if not uris:
             raise OAuthError("invalid_client_metadata", "invalid_client_metadata: redirect_uris is required")
-        if len(wanted.redirect_uris) > MAX_REDIRECT_URIS or len(wanted.client_name) > MAX_NAME:
+        if len(uris) > MAX_REDIRECT_URIS or len(name) > MAX_NAME:
             raise OAuthError("invalid_client_metadata", "too many redirect_uris, or the client_name is too long")
-        for uri in wanted.redirect_uris:
+        for uri in uris:
             if len(uri) > MAX_URI or not acceptable(uri):
                 raise OAuthError(
                     "invalid_redirect_uri",
@@ -108,11 +113,11 @@ class AuthorizationServer:
                     " private-use URI without a fragment",
                 )
         client_id = f"agw-{secrets.token_hex(32)}"
-        record = Client(client_id, wanted.redirect_uris, wanted.client_name)
+        record = Client(client_id, uris, name)
         await self._state.put("gwclient", client_id, record, CLIENT_S)
-        answer: Json = {"client_id": client_id, "redirect_uris": wanted.redirect_uris}
-        if wanted.client_name:
-            answer["client_name"] = wanted.client_name
+        answer: Json = {"client_id": client_id, "redirect_uris": uris}
+        if name:
+            answer["client_name"] = name
         answer |= {
             "grant_types": ["authorization_code", "refresh_token"],
             "response_types": ["code"],
@@ -120,14 +125,15 @@ class AuthorizationServer:
         }
         return json_reply(answer, 201, NO_STORE)
 
-    async def _limit_registrations(self, peer_ip: str) -> None:
-        window = Window(f"gt:mcp:register:rl:{hashlib.sha256(peer_ip.encode()).hexdigest()}", 60_000, 0)
+    async def _limit_registrations(self, source: str) -> None:
+        window = Window(f"gt:mcp:register:rl:{hashlib.sha256(source.encode()).hexdigest()}", 60_000, 0)
         try:
             (charged,) = await self._limits.run((Charge((window,)),))
         except LimitsUnavailable:
             return  # registering is harmless; the records expire
         if isinstance(charged, Charged) and charged.values[0] > REGISTRATIONS_PER_MINUTE:
-            raise OAuthError("too_many_requests", "too many registrations from this address", 429)
+            wait = (b"retry-after", b"%d" % max(1, -(-charged.ttls_ms[0] // 1000)))
+            raise OAuthError("too_many_requests", "too many registrations from this address", 429, wait)
 
     # Authorization (RFC 6749 §4.1, RFC 7636, RFC 8707)
 
@@ -141,7 +147,7 @@ class AuthorizationServer:
                 return page
             return await self._send_to_provider(request, query, choice)
         except OAuthError as error:
-            if error.status == 404:
+            if error.code == NOBODY:
                 raise
             return redirect(with_query(uri, error.members | ({"state": client_state} if client_state else {})))
 
@@ -210,34 +216,34 @@ class AuthorizationServer:
         pending = await self._state.take("pending", query.get("state", ""), Pending) if query.get("state") else None
         if pending is None:
             raise OAuthError("invalid_request", "unknown or expired authorization request")
+        if query.get("error"):
+            return self._back(pending, OAuthError(query["error"], query.get("error_description", "")))
         auth = self._issuers.auth(pending.gateway_id, pending.auth_id)
         if auth is None:
             raise OAuthError(
                 "invalid_request", "the identity provider behind this authorization is no longer configured"
             )
         try:
-            if query.get("error"):
-                raise OAuthError(query["error"], query.get("error_description", ""))
             if not query.get("code"):
                 raise OAuthError("server_error", "identity provider returned no code")
             code = await self._code_of(request, query["code"], pending, Choice(auth, pending.gateway_id))
         except OAuthError as error:
-            log.info("login failed", gateway_id=pending.gateway_id, auth_id=pending.auth_id, error=error.code)
-            fields = error.members | ({"state": pending.state} if pending.state else {})
-            return self._to_client(pending.redirect_uri, fields)
+            return self._back(pending, error)
         value = secrets.token_hex(32)
         await self._state.put("code", value, code, CODE_S, secret=True)
         fields = {"code": value} | ({"state": pending.state} if pending.state else {})
+        target = with_query(pending.redirect_uri, fields)
         if code.subject:
-            resume = with_query(pending.redirect_uri, fields)
-            page = await self._detour(code.gateway_id, code.subject, pending.resource, request.base_url, resume)
+            page = await self._detour(code.gateway_id, code.subject, pending.resource, request.base_url, target)
             if page:
                 return redirect(page, 302, NO_STORE)
-        return self._to_client(pending.redirect_uri, fields)
+        return redirect(target, 302, NO_STORE) if is_web(target) else pages.deep_link(target)
 
-    def _to_client(self, uri: str, fields: dict[str, str]) -> Reply:
-        target = with_query(uri, fields)
-        return redirect(target, 302, NO_STORE) if is_web(uri) else pages.deep_link(target)
+    def _back(self, pending: Pending, error: OAuthError) -> Reply:
+        """To the client, with what went wrong."""
+        log.info("login failed", gateway_id=pending.gateway_id, auth_id=pending.auth_id, error=error.code)
+        fields = error.members | ({"state": pending.state} if pending.state else {})
+        return redirect(with_query(pending.redirect_uri, fields), 302, NO_STORE)
 
     async def _code_of(self, request: Request, code: str, pending: Pending, choice: Choice) -> Code:
         config = choice.config
@@ -256,7 +262,7 @@ class AuthorizationServer:
             code_challenge=pending.code_challenge,
             auth_id=choice.auth.id,
             gateway_id=choice.gateway_id,
-            resource=pending.resource,
+            path=self._path_of(pending.resource),
         )
         if not config.get("session_mode"):
             record.token = token
@@ -311,7 +317,7 @@ class AuthorizationServer:
             scopes=code.scopes,
             audiences=code.audiences,
             client_id=code.client_id,
-            resource=code.resource,
+            path=code.path,
             idp_claims=code.idp_claims,
             login_id=code.login_id,
         )
@@ -339,14 +345,18 @@ class AuthorizationServer:
             "exp": now + ACCESS_S,
             "jti": base64url(secrets.token_bytes(16)),
         }
-        found = self._issuers.consumer_of(session.resource) if session.resource else None
-        if found is not None:
-            claims["path"] = f"{found[1].slug}/mcp"
+        if session.path:
+            claims["path"] = session.path
         if session.idp_claims:
             claims["idp"] = session.idp_claims
         if session.login_id:
             claims["login"] = session.login_id
         return self._keys.sign(claims)
+
+    def _path_of(self, resource: str) -> str:
+        """`{slug}/mcp` of the MCP server that a session is for; empty where the client did not name one of ours."""
+        found = self._issuers.consumer_of(resource) if resource else None
+        return f"{found[1].slug}/mcp" if found is not None else ""
 
     async def _refresh(self, request: Request, form: dict[str, str]) -> Reply:
         token = form.get("refresh_token", "")
@@ -359,8 +369,8 @@ class AuthorizationServer:
         if session is None or (client_id and session.client_id and client_id != session.client_id):
             raise OAuthError("invalid_grant", "unknown or expired refresh token")
         auth = self._issuers.auth(session.gateway_id, session.auth_id)
-        if auth is None or self._issuers.directory.by_id(session.gateway_id) is None:
-            await self._state.delete("session", token)
+        view = self._issuers.directory.by_id(session.gateway_id)
+        if auth is None or view is None or (session.path and view.consumer(slug_of(session.path)) is None):
             raise OAuthError("invalid_grant", "unknown or expired refresh token")
         fresh = msgspec.structs.replace(session, rotated=False, audiences=texts(config_of(auth), "audiences"))
         answer = await self._issue(fresh)
@@ -369,11 +379,7 @@ class AuthorizationServer:
         return answer
 
     async def _refresh_at_provider(self, request: Request, form: dict[str, str], token: str) -> Reply:
-        try:
-            choice = self._issuers.choose(form.get("resource", ""), request)
-        except OAuthError as error:
-            status = 404 if error.code == "invalid_target" and not form.get("resource") else error.status
-            raise OAuthError(error.code, error.description, status) from None
+        choice = self._issuers.choose(form.get("resource", ""), request)
         fields = {"grant_type": "refresh_token", "refresh_token": token}
         if scopes := texts(choice.config, "required_scopes"):
             fields["scope"] = " ".join(scopes)
@@ -391,12 +397,18 @@ class AuthorizationServer:
             token = request.form().get("token", "")
         except BadForm:
             raise OAuthError("invalid_request", "the body is not a form") from None
+        if not token:
+            raise OAuthError("invalid_request", "token is required")
         if token.startswith("gwrt_"):
             session = await self._state.session(token)
             await self._state.delete("session", token)
             if session is not None:
                 await self._logins.forget(session.login_id)
         return Reply(status=200, headers=[NO_STORE])
+
+
+def is_json(request: Request) -> bool:
+    return request.content_type.endswith(b"json")
 
 
 def challenge_of(verifier: str) -> str:

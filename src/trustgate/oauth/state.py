@@ -51,7 +51,7 @@ class Pending(msgspec.Struct, omit_defaults=True):
 
 class Code(msgspec.Struct, omit_defaults=True):
     """An authorization code that a client may redeem once. `token` is the identity provider's answer, kept only where
-    the client gets it as it is; `idp_claims` are those that roles read."""
+    the client gets it as it is; `path` is the MCP server it is for, `idp_claims` are those that roles read."""
 
     client_id: str = ""
     redirect_uri: str = ""
@@ -63,7 +63,7 @@ class Code(msgspec.Struct, omit_defaults=True):
     audiences: list[str] = []
     scopes: list[str] = []
     session_mode: bool = False
-    resource: str = ""
+    path: str = ""
     idp_claims: Json = {}
     login_id: str = ""
 
@@ -85,7 +85,7 @@ class Session(msgspec.Struct, omit_defaults=True):
     scopes: list[str] = []
     audiences: list[str] = []
     client_id: str = ""
-    resource: str = ""
+    path: str = ""
     idp_claims: Json = {}
     login_id: str = ""
     rotated: bool = False
@@ -145,6 +145,9 @@ class StoreState:
     async def put(self, key: str, value: bytes, ttl_s: float | None) -> None:
         await self._store.put_value(key, value, ttl_s)
 
+    async def put_if_absent(self, key: str, value: bytes, ttl_s: float | None) -> bool:
+        return await self._store.put_value_if_absent(key, value, ttl_s)
+
     async def take(self, key: str) -> bytes | None:
         return await self._store.take_value(key)
 
@@ -154,6 +157,10 @@ class StoreState:
 
 def hashed(secret: str) -> str:
     return "sha256:" + hashlib.sha256(secret.encode()).hexdigest()
+
+
+def key_of(kind: str, name: str) -> str:
+    return f"oauth:{kind}:{name if kind in PUBLIC_NAMES else hashed(name)}"
 
 
 def keys_of(kind: str, name: str) -> list[str]:
@@ -174,11 +181,11 @@ class OAuthState:
     async def put(
         self, kind: str, name: str, record: msgspec.Struct, ttl_s: float | None, *, secret: bool = False
     ) -> None:
+        await self._shared.put(key_of(kind, name), self._data(record, secret=secret), ttl_s)
+
+    def _data(self, record: msgspec.Struct, *, secret: bool) -> bytes:
         data = msgspec.json.encode(record)
-        if secret:
-            data = self._cipher.encrypt(data.decode()).encode()
-        name = name if kind in PUBLIC_NAMES else hashed(name)
-        await self._shared.put(f"oauth:{kind}:{name}", data, ttl_s)
+        return self._cipher.encrypt(data.decode()).encode() if secret else data
 
     async def get(self, kind: str, name: str, type_: type[T]) -> T | None:
         for key in keys_of(kind, name):
@@ -208,6 +215,22 @@ class OAuthState:
         except (msgspec.DecodeError, UnicodeDecodeError, Undecryptable):
             return None
 
+    # this gateway at upstreams' authorization servers
+
+    async def upstream_client(self, name: str) -> UpstreamClient | None:
+        return await self.get("dcr:client", name, UpstreamClient)
+
+    async def keep_upstream_client(self, name: str, made: UpstreamClient) -> UpstreamClient:
+        """Remember a registration; of several for one redirect URI the first one stays. The one that is kept."""
+        key, data = key_of("dcr:client", name), self._data(made, secret=True)
+        if await self._shared.put_if_absent(key, data, None):
+            return made
+        known = await self.upstream_client(name)
+        if known is not None and known.redirect_uri == made.redirect_uri:
+            return known
+        await self._shared.put(key, data, None)
+        return made
+
     # clients stay as long as they are used
 
     async def client(self, client_id: str) -> Client | None:
@@ -220,7 +243,9 @@ class OAuthState:
         return await self.get("session", refresh_token, Session)
 
     async def rotate(self, refresh_token: str, session: Session) -> None:
-        """The old token lives one minute more, counted from its first rotation."""
+        """The old token lives one minute more, counted from its first rotation, wherever it was kept."""
         if not session.rotated:
             record = msgspec.structs.replace(session, rotated=True)
             await self.put("session", refresh_token, record, ROTATED_S)
+            for key in keys_of("session", refresh_token)[1:]:
+                await self._shared.delete(key)

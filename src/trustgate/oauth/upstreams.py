@@ -14,6 +14,7 @@ import msgspec
 
 from trustgate.oauth.http import OAuthError
 from trustgate.oauth.idp import same_safety
+from trustgate.oauth.locks import Locks
 from trustgate.oauth.outbound import Outbound, OutboundFailed
 from trustgate.oauth.state import OAuthState, UpstreamClient
 from trustgate.view.model import RegistryView
@@ -40,13 +41,14 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class UpstreamServers:
-    """Mutable: the discovery cache, one hour per upstream URL."""
+    """Mutable: the discovery cache, one hour per upstream URL; locks of registrations."""
 
     def __init__(self, outbound: Outbound, state: OAuthState, clock: Callable[[], float]) -> None:
         self._outbound = outbound
         self._state = state
         self._clock = clock
         self._known: dict[tuple[str, str], tuple[float, Server]] = {}
+        self._locks = Locks()
 
     async def server(self, registry: RegistryView) -> Server:
         """Raises OAuthError."""
@@ -74,11 +76,10 @@ class UpstreamServers:
         parts = urlsplit(url)
         origin, path = f"{parts.scheme}://{parts.netloc}", parts.path.rstrip("/")
         well_known = f"{origin}/.well-known/oauth-protected-resource"
-        resource = await self._first([well_known + path, well_known] if path else [well_known], origin)
-        servers = resource.get("authorization_servers") if resource is not None else None
-        if resource is None or not isinstance(servers, list) or not servers or not isinstance(servers[0], str):
+        resource = await self._first([well_known + path, well_known], lambda found: bool(first_server(found)))
+        if resource is None:
             raise OAuthError("server_error", NOT_DISCOVERABLE)
-        issuer = servers[0]
+        issuer = first_server(resource)
         if not same_safety(url, issuer):
             raise OAuthError("server_error", "oauth dcr: upstream names an authorization server without TLS")
         at = urlsplit(issuer)
@@ -88,37 +89,37 @@ class UpstreamServers:
             f"{base}/.well-known/openid-configuration{below}",
             f"{issuer.rstrip('/')}/.well-known/openid-configuration",
         ]
-        metadata = await self._first(places, issuer, named=issuer)
+        metadata = await self._first(places, lambda found: is_of(found, issuer))
         if metadata is None:
             raise OAuthError("server_error", "oauth dcr: authorization server metadata could not be discovered")
         authorize, token = metadata.get("authorization_endpoint"), metadata.get("token_endpoint")
         if not isinstance(authorize, str) or not isinstance(token, str):
             raise OAuthError("server_error", "oauth dcr: authorization server metadata lacks endpoints")
-        for endpoint in (authorize, token):
-            if not same_safety(issuer, endpoint):
+        registration = str(metadata.get("registration_endpoint") or "")
+        revocation = str(metadata.get("revocation_endpoint") or "")
+        for endpoint in (authorize, token, registration, revocation):
+            if endpoint and not same_safety(issuer, endpoint):
                 raise OAuthError("server_error", "oauth dcr: an endpoint of the authorization server is without TLS")
         scopes = auth.get("scopes") or metadata.get("scopes_supported") or resource.get("scopes_supported") or []
         named = resource.get("resource")
         return Server(
             authorize_url=authorize,
             token_url=token,
-            registration_url=str(metadata.get("registration_endpoint") or ""),
-            revocation_url=str(metadata.get("revocation_endpoint") or ""),
+            registration_url=registration,
+            revocation_url=revocation,
             scopes=[scope for scope in scopes if isinstance(scope, str)],
             resource=auth.get("resource") or (named if isinstance(named, str) and named else url),
         )
 
-    async def _first(self, urls: list[str], origin: str, named: str = "") -> Json | None:
-        """The first document there is; one of another issuer than `named` does not count."""
+    async def _first(self, urls: list[str], serves: Callable[[Json], bool]) -> Json | None:
+        """The first document that serves."""
         for url in dict.fromkeys(urls):
             try:
                 document = await self._outbound.get(url)
             except OutboundFailed:
                 continue
-            issuer = document.get("issuer")
-            if named and isinstance(issuer, str) and issuer.rstrip("/") != named.rstrip("/"):
-                continue
-            return document
+            if serves(document):
+                return document
         return None
 
     async def client(self, registry: RegistryView, redirect_uri: str) -> UpstreamClient:
@@ -128,12 +129,16 @@ class UpstreamServers:
         auth = target.auth
         if auth.get("registration") != "auto":
             return UpstreamClient(auth.get("client_id", ""), redirect_uri, auth.get("client_secret") or "")
-        known = await self.registered(registry)
-        if known is not None and known.redirect_uri == redirect_uri:
-            return known
-        made = await self._register(await self.server(registry), redirect_uri)
-        await self._state.put("dcr:client", name_of(registry), made, None, secret=True)
-        return made
+        name = name_of(registry)
+
+        async def registered() -> UpstreamClient:
+            known = await self._state.upstream_client(name)
+            if known is not None and known.redirect_uri == redirect_uri:
+                return known
+            made = await self._register(await self.server(registry), redirect_uri)
+            return await self._state.keep_upstream_client(name, made)
+
+        return await self._locks.run(name, registered)
 
     async def registered(self, registry: RegistryView) -> UpstreamClient | None:
         """The client that an earlier login registered; a configured one is always there."""
@@ -142,7 +147,7 @@ class UpstreamServers:
         auth = target.auth
         if auth.get("registration") != "auto":
             return UpstreamClient(auth.get("client_id", ""), "", auth.get("client_secret") or "")
-        return await self._state.get("dcr:client", name_of(registry), UpstreamClient)
+        return await self._state.upstream_client(name_of(registry))
 
     async def _register(self, server: Server, redirect_uri: str) -> UpstreamClient:
         if not server.registration_url:
@@ -163,6 +168,18 @@ class UpstreamServers:
             raise OAuthError("server_error", f"oauth dcr: registration was refused (status {answer.status})")
         secret = answer.fields.get("client_secret")
         return UpstreamClient(client_id, redirect_uri, secret if isinstance(secret, str) else "")
+
+
+def first_server(resource: Json) -> str:
+    """The first authorization server of a protected resource's metadata, or empty."""
+    servers = resource.get("authorization_servers")
+    return servers[0] if isinstance(servers, list) and servers and isinstance(servers[0], str) else ""
+
+
+def is_of(metadata: Json, issuer: str) -> bool:
+    """Whether an authorization server's metadata is that issuer's own (RFC 8414 §3.3)."""
+    named = metadata.get("issuer")
+    return not isinstance(named, str) or named.rstrip("/") == issuer.rstrip("/")
 
 
 def client_fields(client: UpstreamClient, server: Server) -> dict[str, str]:

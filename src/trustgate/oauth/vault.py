@@ -43,7 +43,8 @@ class Tokens(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def key_of(gateway_id: str, subject: str, provider: str) -> str:
-    return f"vault:{gateway_id}:{subject}:{provider}"
+    """A provider's colons are escaped, so that no user's name can end in the beginning of a provider's."""
+    return f"vault:{gateway_id}:{subject}:{provider.replace('%', '%25').replace(':', '%3A')}"
 
 
 class Vault:
