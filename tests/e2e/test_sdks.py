@@ -168,6 +168,39 @@ def test_cohere(demo: Demo) -> None:
     assert "".join(texts) == TEXT
 
 
+@pytest.fixture(scope="module", params=["cohere", "openai", "openai_compatible", "mistral"])
+def embedder(request: pytest.FixtureRequest, installation: Installation, upstream: FaultyUpstream) -> Demo:
+    demo = Demo(installation)
+    demo.registry("only", upstream.url("embeds"), provider=request.param)
+    return demo.open()
+
+
+def cohere_client(demo: Demo) -> cohere.ClientV2:
+    import httpx
+
+    return cohere.ClientV2("unused", base_url=demo.url, httpx_client=httpx.Client(headers=demo.headers))
+
+
+def test_openai_embeddings(embedder: Demo) -> None:
+    answer = openai_client(embedder).embeddings.create(model="e", input=["a", "b"])
+    assert [vector.embedding for vector in answer.data] == [[0.5, 0.25], [1.0, -2.0]]
+    assert answer.usage.prompt_tokens == 4
+
+
+def test_cohere_embed(embedder: Demo) -> None:
+    given: Any = {"model": "e", "texts": ["a", "b"], "input_type": "search_query", "embedding_types": ["float"]}
+    answer: Any = cohere_client(embedder).embed(**given)
+    assert answer.embeddings.float_ == [[0.5, 0.25], [1.0, -2.0]]
+    assert answer.meta.billed_units.input_tokens == 4
+
+
+def test_cohere_rerank(installation: Installation, upstream: FaultyUpstream) -> None:
+    demo = Demo(installation)
+    demo.registry("only", upstream.url("embeds"), provider="cohere")
+    answer = cohere_client(demo.open()).rerank(model="r", query="q", documents=["a", "b"])
+    assert [(result.index, result.relevance_score) for result in answer.results] == [(1, 0.9)]
+
+
 def test_groq(demo: Demo) -> None:
     # The SDK's own paths begin with /openai/v1: a base URL cannot remove that, so it goes through its raw client.
     client = groq.Groq(base_url=demo.url, api_key=demo.key, default_headers=demo.headers, max_retries=0)

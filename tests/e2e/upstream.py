@@ -173,6 +173,21 @@ def calls_a_tool(peer: Peer) -> None:
     peer.end()
 
 
+def embeds(peer: Peer) -> None:
+    """Embeddings and rerankings in the dialect of the path."""
+    vectors: list[list[float]] = [[0.5, 0.25], [1.0, -2.0]]
+    if peer.request.path.endswith("/v2/rerank"):
+        peer.whole(200, b'{"id":"r","results":[{"index":1,"relevance_score":0.9}],"meta":{"billed_units":{}}}')
+    elif peer.request.path.endswith("/v2/embed"):
+        meta = {"billed_units": {"input_tokens": 4}}
+        answer = {"id": "e", "response_type": "embeddings_by_type", "embeddings": {"float": vectors}, "meta": meta}
+        peer.whole(200, json.dumps(answer).encode())
+    else:
+        data = [{"object": "embedding", "index": index, "embedding": vector} for index, vector in enumerate(vectors)]
+        usage = {"prompt_tokens": 4, "total_tokens": 4}
+        peer.whole(200, json.dumps({"object": "list", "data": data, "model": "e-1", "usage": usage}).encode())
+
+
 def slowly(peer: Peer) -> None:
     """A stream that goes on until the client leaves."""
     peer.begin()
@@ -190,6 +205,7 @@ BEHAVIOURS: dict[str, Callable[[Peer], None]] = {
     "ok": ok,
     "tools": calls_a_tool,
     "slow": slowly,
+    "embeds": embeds,
     "drop": lambda peer: None,
     "reset": Peer.reset,
     "half-head": half_head,

@@ -13,8 +13,6 @@ from botocore.validate import ParamValidator
 
 from tests.providers.test_aws_answers import frame as message
 from tests.providers.test_bedrock import ASK, AWS
-from trustgate.domain.errors import DomainError
-from trustgate.providers.options import BadOptions
 from trustgate.providers.prepare import Prepared, client_for
 from trustgate.providers.probe import Inline
 from trustgate.providers.registry import PROVIDERS
@@ -210,6 +208,8 @@ def test_the_stream_above_is_what_the_api_documents() -> None:
         assert not report.has_errors(), report.generate_report()
 
 
-def test_another_api_is_refused() -> None:
-    with pytest.raises((BadOptions, DomainError), match='must be "invoke" or "converse"'):
-        PROVIDERS["bedrock"].check_options({"api": "chat"})
+@pytest.mark.parametrize("api", ["chat", "completions", 5, None])
+def test_another_api_is_invoke_model(api: Any) -> None:
+    provider = PROVIDERS["bedrock"]
+    provider.check_options({"api": api})
+    assert provider.chat("openai", {"api": api}) == "bedrock"

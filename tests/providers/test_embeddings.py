@@ -36,6 +36,37 @@ def ready(
     return made
 
 
+def test_a_cohere_client_reaches_every_embedder_and_its_own_one_byte_for_byte() -> None:
+    body = (
+        b'{ "model":"e","texts":["a"], "input_type":"search_query", "embedding_types":["float","int8"],"images":null }'
+    )
+    same = prepared_embed("cohere", body)
+    assert (same.body, same.target) == (body, "/v2/embed")
+    other = prepared_embed("openai", body)
+    assert json.loads(other.body) == {"model": "e", "input": ["a"]}
+    assert other.untranslated == ("embedding_types[int8]",)
+    answer = {"data": [{"embedding": [1e-7, 3]}], "usage": {"prompt_tokens": 4}}
+    shown = other.decode(200, json.dumps(answer).encode())
+    assert b"[1e-07,3]" in shown or b"[1e-7,3]" in shown
+    assert json.loads(shown) == {
+        "id": "",
+        "embeddings": {"float": [[1e-7, 3]]},
+        "texts": ["a"],
+        "meta": {"api_version": {"version": "2"}, "billed_units": {"input_tokens": 4}},
+        "response_type": "embeddings_by_type",
+    }
+    usage = other.observe(json.dumps(answer).encode()).usage
+    assert usage is not None and usage.input_tokens == 4
+    with pytest.raises(InvalidRequest, match='format "cohere_embed"'):
+        prepared_embed("openai", b'{"model":"e","images":["x"]}')
+
+
+def prepared_embed(provider: str, body: bytes) -> Prepared:
+    made = client_for(Inline(provider, {}, KEY)).prepare_sync("cohere_embed", "embeddings", False, body, OPEN)
+    assert made is not None
+    return made
+
+
 PASS_THROUGH = [
     ("openai", KEY, {}, "/v1/embeddings"),
     ("openai_compatible", KEY, {"base_url": "http://h/v1"}, "/v1/embeddings"),

@@ -12,6 +12,17 @@ WRONG_TYPE = (
     "openai: invalid provider_options: 1 error(s) decoding:\n\n"
     "* 'base_url' expected type 'string', got unconvertible type 'float64', value: '5'"
 )
+NUMBERS = [
+    (-5, "-5"),
+    (0.25, "0.25"),
+    (0, "0"),
+    (999_999, "999999"),
+    (1_000_000, "1e+06"),
+    (12345678.5, "1.23456785e+07"),
+    (0.00001, "1e-05"),
+    (-2.5e-7, "-2.5e-07"),
+    (1e300, "1e+300"),
+]
 MESSAGES = [
     ("openai", {}, None),
     ("openai", {"api": "responses", "base_url": "https://h/v1"}, None),
@@ -46,9 +57,22 @@ MESSAGES = [
         "openai_compatible: invalid provider_options: 1 error(s) decoding:\n\n* 'headers' expected a map, got 'string'",
     ),
     ("vertex", {}, "vertex: provider_options.project is required"),
+    *(("openai", {"base_url": given}, WRONG_TYPE.replace("'5'", f"'{shown}'")) for given, shown in NUMBERS),
+    (
+        "openai",
+        {"base_url": [None, 1.5, "a"]},
+        WRONG_TYPE.replace("float64", "[]interface {}").replace("'5'", "'[<nil> 1.5 a]'"),
+    ),
+    (
+        "openai_compatible",
+        {"base_url": "http://h", "headers": []},
+        "openai_compatible: invalid provider_options: 1 error(s) decoding:\n\n* 'headers' expected a map, got 'slice'",
+    ),
     ("vertex", {"project": "p", "location": " "}, "vertex: provider_options.location is required"),
     ("vertex", {"project": "p", "location": "l"}, None),
     ("anthropic", {"base_url": 5, "anything": []}, None),
+    ("bedrock", {"api": "completions"}, None),
+    ("bedrock", {"api": 5}, None),
     ("no-such-provider", {}, None),
 ]
 

@@ -337,7 +337,7 @@ def test_hostile_bodies_are_for_the_provider_or_refused_but_never_break_preparat
 
 
 def test_client_formats_that_nothing_translates_are_local_faults() -> None:
-    with pytest.raises(ProviderUnsupported, match="cohere_embed"):
-        ready("openai", {"model": "e"}, client="cohere_embed", capability="embeddings")
+    with pytest.raises(ProviderUnsupported, match="jina_embed"):
+        ready("openai", {"model": "e"}, client="jina_embed", capability="embeddings")
     body = b'{"model":"e", "texts":["a"]}'
     assert ready("cohere", body, client="cohere_embed", capability="embeddings").body is body

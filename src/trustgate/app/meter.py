@@ -26,6 +26,7 @@ ROUTES = {
     "google": ("generate_content", "/{consumer}/v1beta/models/{model}"),
     "cohere": ("cohere_chat", "/{consumer}/v2/chat"),
     "openai_embeddings": ("embeddings", "/{consumer}/v1/embeddings"),
+    "cohere_embed": ("cohere_embed", "/{consumer}/v2/embed"),
     "cohere_rerank": ("rerank", "/{consumer}/v1/rerank"),
     "": ("models", "/{consumer}/v1/models"),
 }

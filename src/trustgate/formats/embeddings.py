@@ -1,4 +1,4 @@
-"""Embeddings between the OpenAI dialect and the providers' own: Cohere v2 embed and Gemini (batch)EmbedContents.
+"""Embeddings between the clients' dialects (OpenAI, Cohere v2) and the providers' own, Gemini's and Vertex's too.
 
 Numbers of vectors are carried as they were written. Implements topic "Embeddings and rerank" of the provider
 contract; reranking has one dialect only and needs no codec.
@@ -25,8 +25,18 @@ class _Request(Struct):
     encoding_format: str | None = None
 
 
+class _CohereRequest(Struct):
+    model: str | None = None
+    texts: list[str] | None = None
+    input_type: str | None = None
+    embedding_types: list[str] | None = None
+    output_dimension: int | None = None
+
+
 _MODELLED = frozenset(_Request.__struct_fields__)
+_COHERE_MODELLED = frozenset(_CohereRequest.__struct_fields__)
 _decode_request = msgspec.json.Decoder(_Request).decode
+_decode_cohere_request = msgspec.json.Decoder(_CohereRequest).decode
 _decode_floats = msgspec.json.Decoder(list[float]).decode
 _decode_vectors = msgspec.json.Decoder(list[Raw]).decode
 
@@ -39,6 +49,7 @@ class EmbeddingRequest(Struct):
     dimensions: int | None = None
     encoding_format: str = "float"
     untranslated: tuple[str, ...] = ()
+    input_type: str = "search_document"
 
 
 def decode_request(body: bytes) -> EmbeddingRequest:
@@ -51,10 +62,33 @@ def decode_request(body: bytes) -> EmbeddingRequest:
     return EmbeddingRequest(wire.model or "", texts, wire.dimensions, wire.encoding_format or "float", lost)
 
 
+def decode_cohere_request(body: bytes) -> EmbeddingRequest:
+    """A Cohere v2 embed request of texts. Raises `DecodeError` for images and mixed inputs alone."""
+    wire = json.decode_with(_decode_cohere_request, body)
+    if wire.texts is None:
+        raise DecodeError("texts are missing")
+    lost = content.unknown_members(body, _COHERE_MODELLED)
+    wanted = wire.embedding_types or ["float"]
+    lost += [f"embedding_types[{kind}]"[: content.MAX_NOTED_NAME] for kind in wanted if kind != "float"]
+    request = EmbeddingRequest(wire.model or "", wire.texts, wire.output_dimension)
+    request.untranslated = tuple(lost[: content.MAX_NOTED])
+    request.input_type = wire.input_type or request.input_type
+    return request
+
+
+def to_openai(request: EmbeddingRequest) -> bytes:
+    """OpenAI `/embeddings`."""
+    body: dict[str, Any] = {"model": request.model} if request.model else {}
+    body["input"] = request.texts
+    if request.dimensions is not None:
+        body["dimensions"] = request.dimensions
+    return json.encode(body)
+
+
 def to_cohere(request: EmbeddingRequest) -> bytes:
     """Cohere v2 `/embed`."""
     body: dict[str, Any] = {"model": request.model} if request.model else {}
-    body |= {"texts": request.texts, "input_type": "search_document", "embedding_types": ["float"]}
+    body |= {"texts": request.texts, "input_type": request.input_type, "embedding_types": ["float"]}
     if request.dimensions is not None:
         body["output_dimension"] = request.dimensions
     return json.encode(body)
@@ -180,6 +214,36 @@ def _openai_list(vectors: list[Raw], model: str, tokens: int, encoding_format: s
         data.append({"object": "embedding", "index": index, "embedding": embedding})
     usage = {"prompt_tokens": tokens, "total_tokens": tokens}
     return json.encode({"object": "list", "data": data, "model": model, "usage": usage})
+
+
+class _OpenAIVector(Struct):
+    embedding: Raw = Raw()
+
+
+class _OpenAIList(Struct):
+    id: str | None = None
+    data: list[_OpenAIVector] | None = None
+
+
+_decode_list = msgspec.json.Decoder(_OpenAIList).decode
+
+
+def cohere_answer(body: bytes, texts: list[str]) -> bytes:
+    """A Cohere v2 answer from an OpenAI embedding list."""
+    wire = json.decode_with(_decode_list, body)
+    if wire.data is None:
+        raise DecodeError("the answer has no embeddings")
+    usage = observe("openai_embeddings", body).usage
+    billed = {"input_tokens": 0 if usage is None else usage.input_tokens}
+    return json.encode(
+        {
+            "id": wire.id or "",
+            "embeddings": {"float": [Raw(json.compact(vector.embedding)) for vector in wire.data]},
+            "texts": texts,
+            "meta": {"api_version": {"version": "2"}, "billed_units": billed},
+            "response_type": "embeddings_by_type",
+        }
+    )
 
 
 class _OpenAIUsage(Struct):

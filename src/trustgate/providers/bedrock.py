@@ -1,7 +1,8 @@
 """AWS Bedrock: InvokeModel of every model family, or Converse; SigV4 or a Bedrock API key (spec 03 §8.3, §10).
 
-InvokeModel is the default. The option `api: converse` (an addition) carries tools, images, documents and reasoning to
-every family, which InvokeModel's smaller families cannot be told.
+InvokeModel is the default, and what every other value of `api` means: registries of old may have any. The option
+`api: converse` (an addition) carries tools, images, documents and reasoning to every family, which the bodies of
+InvokeModel's smaller families cannot.
 """
 
 from __future__ import annotations
@@ -24,13 +25,6 @@ CONVERSE = "bedrock_converse"
 
 def _chat(client_format: str, options: opts.Json) -> str:
     return CONVERSE if opts.text(options, "api") == "converse" else "bedrock"
-
-
-def _check_options(options: opts.Json) -> None:
-    opts.check_types("bedrock", options, {"api": opts.TEXT})
-    api = opts.text(options, "api")
-    if api not in ("", "invoke", "converse"):
-        raise opts.BadOptions(f'bedrock: provider_options.api must be "invoke" or "converse", got {opts.quoted(api)}')
 
 
 def _site(account: Account, environ: Environ) -> Site:
@@ -87,7 +81,6 @@ PROVIDER = Provider(
     rerank="cohere_rerank",
     finish=_finish,
     frames=True,
-    check_options=_check_options,
     auth_types=(
         auth_type(
             "aws",

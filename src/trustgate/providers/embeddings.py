@@ -17,7 +17,11 @@ from trustgate.formats.embeddings import EmbeddingRequest
 from trustgate.formats.errors import DecodeError
 from trustgate.providers.errors import MALFORMED, RequestFault
 
-CLIENT_FORMAT = "openai_embeddings"
+REQUESTS: dict[str, Callable[[bytes], EmbeddingRequest]] = {
+    "openai_embeddings": codecs.decode_request,
+    "cohere_embed": codecs.decode_cohere_request,
+}
+"""Readers of requests by client format. They raise `DecodeError`."""
 
 
 class Codec(msgspec.Struct, frozen=True):
@@ -51,12 +55,23 @@ def _from_bedrock(body: bytes, model: str, encoding_format: str) -> bytes:
     return codecs.from_cohere(json.encode({"embeddings": [titan.embedding], "meta": counted}), model, encoding_format)
 
 
+def _from_openai(body: bytes, model: str, encoding_format: str) -> bytes:
+    return body
+
+
 CODECS: dict[str, Codec] = {
+    "openai_embeddings": Codec(codecs.to_openai, _from_openai),
     "cohere_embed": Codec(codecs.to_cohere, codecs.from_cohere),
     "google_embeddings": Codec(codecs.to_google, codecs.from_google),
     "vertex_embeddings": Codec(codecs.to_vertex, codecs.from_vertex),
     "bedrock_embeddings": Codec(_to_bedrock, _from_bedrock),
 }
+
+
+def answer(client_format: str, wire: str, body: bytes, request: EmbeddingRequest) -> bytes:
+    """The client's answer of an upstream's. Raises `DecodeError`."""
+    listed = CODECS[wire].decode(body, request.model, request.encoding_format)
+    return codecs.cohere_answer(listed, request.texts) if client_format == "cohere_embed" else listed
 
 
 def observe(client_format: str, body: bytes) -> Observed:

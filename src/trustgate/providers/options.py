@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
@@ -48,13 +49,28 @@ def _type_name(value: object) -> str:
 def _shown(value: object) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
+    if value is None:
+        return "<nil>"
+    if isinstance(value, (int, float)):
+        return _shown_number(float(value))
     if isinstance(value, (list, tuple)):
         return "[" + " ".join(_shown(item) for item in value) + "]"
     if isinstance(value, dict):
         return "map[" + " ".join(f"{key}:{_shown(value[key])}" for key in sorted(value)) + "]"
     return str(value)
+
+
+def _shown_number(value: float) -> str:
+    """The shortest digits, with an exponent below 1e-4 and from 1e6 on (`%v` of a float64 in Go)."""
+    plain = format(Decimal(repr(value)).normalize(), "f")
+    if value == 0 or 1e-4 <= abs(value) < 1e6:
+        return plain
+    digits = plain.lstrip("-0.").replace(".", "").rstrip("0")
+    sign, exponent = "-" if value < 0 else "", Decimal(repr(value)).adjusted()
+    return f"{sign}{digits[0]}{'.' if digits[1:] else ''}{digits[1:]}e{exponent:+03d}"
+
+
+_KINDS = {"[]interface {}": "slice", "map[string]interface {}": "map"}
 
 
 def _wrong_text(path: str, value: object) -> str:
@@ -87,7 +103,8 @@ def check_types(provider: str, options: Mapping[str, Any], schema: Mapping[str, 
             if not isinstance(value, str):
                 problems.append(_wrong_text(key, value))
         elif not isinstance(value, dict):
-            problems.append(f"'{key}' expected a map, got '{_type_name(value)}'")
+            kind_name = _type_name(value)
+            problems.append(f"'{key}' expected a map, got '{_KINDS.get(kind_name, kind_name)}'")
         else:
             problems += [
                 _wrong_text(f"{key}[{name}]", item)

@@ -14,7 +14,7 @@ import msgspec
 
 from trustgate.formats import json as members
 from trustgate.formats import translate
-from trustgate.formats.embeddings import EmbeddingRequest, decode_request
+from trustgate.formats.embeddings import EmbeddingRequest
 from trustgate.formats.errors import DecodeError
 from trustgate.formats.normalise import force_stream, normalise
 from trustgate.providers import embeddings
@@ -183,7 +183,7 @@ class ProviderClient:
                 edits["model"] = verdict.model
             body = normalise(plan.wire, body)
         elif plan.wire in embeddings.CODECS:
-            embedding = _embedding(body, verdict, allowance.default)
+            embedding = _embedding(plan.client_format, body, verdict, allowance.default)
             untranslated = embedding.untranslated
             body = embeddings.CODECS[plan.wire].encode(embedding)
         else:
@@ -232,7 +232,7 @@ def wire_format(provider: Provider, account: Account, client_format: str, capabi
     wire = provider.embeddings if capability == "embeddings" else provider.rerank
     if not wire:
         raise ProviderUnsupported(f"provider does not support {capability}")
-    translatable = client_format == embeddings.CLIENT_FORMAT and wire in embeddings.CODECS
+    translatable = client_format in embeddings.REQUESTS and wire in embeddings.CODECS
     if not (translatable or translate.same_wire(client_format, wire)):
         raise ProviderUnsupported(f"provider does not support {client_format}")
     return wire
@@ -254,12 +254,12 @@ def _translated(plan: _Plan, body: bytes, verdict: Verdict, default: str) -> tup
     return translated.body, translated.untranslated
 
 
-def _embedding(body: bytes, verdict: Verdict, default: str) -> EmbeddingRequest:
+def _embedding(client_format: str, body: bytes, verdict: Verdict, default: str) -> EmbeddingRequest:
     """The client's embedding request with the model that is sent. Raises `InvalidRequest`, then a refusal."""
     try:
-        request = decode_request(body)
+        request = embeddings.REQUESTS[client_format](body)
     except DecodeError:
-        raise InvalidRequest.of_format(embeddings.CLIENT_FORMAT) from None
+        raise InvalidRequest.of_format(client_format) from None
     if verdict.refusal is not None:
         raise verdict.refusal
     request.model = verdict.model or default

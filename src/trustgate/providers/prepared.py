@@ -22,7 +22,7 @@ from trustgate.wire.upstream import PreparedHeaders
 
 HeaderPairs = Iterable[tuple[bytes, bytes]]
 
-_NOT_CHAT = frozenset({"openai_embeddings", "cohere_rerank"})
+_NOT_CHAT = frozenset({*embeddings.REQUESTS, "cohere_rerank"})
 
 
 class Prepared(msgspec.Struct, kw_only=True):
@@ -62,8 +62,7 @@ class Prepared(msgspec.Struct, kw_only=True):
         wanted = self.embedding
         try:
             if wanted is not None:
-                decode = embeddings.CODECS[self.wire_format].decode
-                return decode(body, wanted.model, wanted.encoding_format)
+                return embeddings.answer(self.client_format, self.wire_format, body, wanted)
             return translate.translate_response(self.client_format, self.wire_format, body)
         except DecodeError:
             return body

@@ -26,6 +26,8 @@ ROUTES: dict[str, ClientRoute] = {
     "/v2/chat": ClientRoute("cohere", "chat"),
     "/v1/embeddings": ClientRoute("openai_embeddings", "embeddings"),
     "/v1/rerank": ClientRoute("cohere_rerank", "rerank"),
+    "/v2/embed": ClientRoute("cohere_embed", "embeddings"),
+    "/v2/rerank": ClientRoute("cohere_rerank", "rerank"),
 }
 MODELS = ClientRoute("", "models")
 
@@ -39,7 +41,7 @@ def split_path(path: str) -> tuple[str, str]:
 def match_route(route: str, method: str) -> ClientRoute | None:
     """The client route, matched literally and case-sensitively, or None.
 
-    `GET /v1/models` is an addition; every other route accepts any method.
+    `GET /v1/models` is an addition, as are `/v2/embed` and `/v2/rerank`; all but the first accept any method.
     """
     found = ROUTES.get(route)
     if found is not None:
