@@ -199,6 +199,25 @@ def test_tokens_of_the_identity_provider_by_discovery(
     assert ("www-authenticate" in answer.headers) == (status == 401)
 
 
+@pytest.mark.parametrize(
+    ("claim", "seconds", "status"),
+    [
+        ("exp", -20, 200),
+        ("exp", -61, 401),
+        ("nbf", 20, 200),
+        ("nbf", 90, 401),
+    ],
+)
+def test_clocks_of_providers_may_be_off_by_a_minute(
+    tenant: Tenant, client: Client, upstream: Upstream, claim: str, seconds: float, status: int
+) -> None:
+    signer = Signer(upstream)
+    auth = tenant.oauth2(signer.issuer, session_mode=False)
+    url = tenant.url(tenant.consumer("c", [tenant.registry("r", upstream.url)], auth))
+    token = signer.token(**{claim: time.time() + seconds})
+    assert client.rpc(url, "ping", Authorization=f"Bearer {token}").status_code == status
+
+
 def test_passthrough_and_impersonation_carry_the_users_identity(
     tenant: Tenant, client: Client, upstream: Upstream
 ) -> None:

@@ -236,6 +236,7 @@ WRONG = [
     (PROXY, {"REDIS_HOST": "r", "REDIS_LOGIN": "aws"}, "REDIS_TLS_ENABLED"),
     (PROXY, {"REDIS_HOST": "r", "REDIS_LOGIN": "x"}, "REDIS_LOGIN"),
     (frozenset({"mcp"}), {"STS_SIGNING_KEY": "not a key"}, "STS_SIGNING_KEY"),
+    (frozenset({"mcp"}), {"MCP_TOKEN_LEEWAY": "61s"}, "MCP_TOKEN_LEEWAY must be at most 1m"),
 ]
 
 

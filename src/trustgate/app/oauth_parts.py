@@ -158,6 +158,7 @@ async def open_oauth(
                 keys=keys,
                 now=parts.now,
                 built_in=built_in,
+                leeway_s=settings.mcp.leeway_s,
                 xfcc_from=tuple(ip_network(block) for block in settings.server.trust_xfcc_from),
             ),
             credentials=UpstreamCredentials(

@@ -61,7 +61,8 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
 
 class McpIdentityServices(msgspec.Struct, frozen=True, kw_only=True):
     """`built_in` is the virtual auth of the built-in identity provider, None where it is not configured;
-    `xfcc_from` are the peers whose forwarded client certificates are believed."""
+    `xfcc_from` are the peers whose forwarded client certificates are believed; providers' clocks may be off by
+    `leeway_s`."""
 
     directory: Directory
     key_sets: KeySets
@@ -70,6 +71,7 @@ class McpIdentityServices(msgspec.Struct, frozen=True, kw_only=True):
     now: Callable[[], float]
     built_in: Auth | None = None
     xfcc_from: mtls.Networks = ()
+    leeway_s: float = 0
 
 
 def uses_built_in(consumer: ConsumerView, view: GatewayView, built_in: Auth | None) -> bool:
@@ -224,7 +226,9 @@ async def verified(
     token: Token, auth: Auth, config: dict[str, Any], services: McpIdentityServices, view: GatewayView
 ) -> Caller:
     without_scopes = {name: value for name, value in config.items() if name != "required_scopes"}
-    await verify_token(token, without_scopes, services.key_sets, services.now(), discover=True)
+    await verify_token(
+        token, without_scopes, services.key_sets, services.now(), discover=True, leeway_s=services.leeway_s
+    )
     scopes = held_scopes(token.claims)
     check_scopes(scopes, texts(config, "required_scopes"))
     jwt.subject_of(token.claims, "sub")

@@ -65,14 +65,16 @@ async def verify_token(
     *,
     discover: bool,
     scope_claims: Sequence[str] = ("scope", "scp", "scopes"),
+    leeway_s: float = 0,
 ) -> None:
     """Everything of a JWT but its subject: algorithm, signature, claims, required scopes. Raises Refused."""
     jwt.check_algorithm(token, texts(config, "allowed_algorithms"))
     jwks_url = text(config, "jwks_url").strip()
     pems = texts(config, "public_keys")
-    jwt.check_claims(token.claims, issuer=text(config, "issuer"), audiences=texts(config, "audiences"), now=now)
+    issuer, audiences = text(config, "issuer"), texts(config, "audiences")
+    jwt.check_claims(token.claims, issuer=issuer, audiences=audiences, now=now, leeway_s=leeway_s)
     if not jwks_url and not pems and discover:
-        jwks_url = await sets.discover(text(config, "issuer"))
+        jwks_url = await sets.discover(issuer)
     await check_keys(token, jwks_url, pems, sets)
     held = set(jwt.scopes_of(token.claims, scope_claims))
     if not held.issuperset(texts(config, "required_scopes")):

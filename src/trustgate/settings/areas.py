@@ -231,6 +231,15 @@ class Mcp(Struct, frozen=True):
         float,
         Var("MCP_DISCOVERY_TIMEOUT", DURATION, "Bound on asking one upstream for one list, all pages included."),
     ] = 30.0
+    leeway_s: Annotated[
+        float,
+        Var(
+            "MCP_TOKEN_LEEWAY",
+            DURATION,
+            "How far the clocks of identity providers may be off (at most `1m`): `exp` and `nbf` of their tokens.",
+            zero_allowed=True,
+        ),
+    ] = 60.0
     sessions: Annotated[
         bool,
         Var("MCP_SESSIONS_ENABLED", BOOL, "Offer `Mcp-Session-Id` sessions to clients that accept event streams."),

@@ -25,6 +25,9 @@ _SSL_MODES = frozenset({"disable", "allow", "prefer", "require", "verify-ca", "v
 _VERIFIED_SSL_MODES = frozenset({"require", "verify-ca", "verify-full"})
 
 
+MAX_LEEWAY_S = 60.0
+
+
 def check(settings: "Settings", planes: frozenset[str]) -> None:
     """Raise ConfigurationError, naming the variable, for the first thing that `planes` cannot start with."""
     _check_server(settings, planes)
@@ -88,6 +91,8 @@ def _check_traffic(settings: "Settings", planes: frozenset[str]) -> None:
         ):
             if number <= 0:
                 raise invalid(f"{name} must be greater than 0")
+    if "mcp" in planes and settings.mcp.leeway_s > MAX_LEEWAY_S:
+        raise invalid("MCP_TOKEN_LEEWAY must be at most 1m")
     if planes & {"proxy", "mcp"} and settings.telemetry.enabled:
         default_exporters(settings)
     if settings.upstream.max_retries < 0:
