@@ -12,12 +12,12 @@ import secrets
 from collections.abc import Sequence
 from html import escape
 from http.cookies import CookieError, SimpleCookie
-from urllib.parse import parse_qsl, quote, urlencode, urlsplit
+from urllib.parse import parse_qsl, quote, urlencode
 
 import msgspec
 
 from trustgate.oauth.http import HTML, HeaderList, Reply, Request
-from trustgate.oauth.redirects import application
+from trustgate.oauth.redirects import application, destination
 from trustgate.oauth.state import Client
 
 PAGE_HEADERS: HeaderList = [
@@ -31,15 +31,15 @@ STYLE = """
 @media(prefers-color-scheme:dark){:root{--bg:#101216;--card:#191c22;--ink:#eceef2;--soft:#9aa3b0;--line:#2b303a;
 --go:#7aa2ff;--ok:#5bd28f;--warn:#f0b35a;--bad:#ff8a80}}
 *{box-sizing:border-box}
-body{margin:0;min-height:100vh;display:grid;place-items:center;padding:24px;background:var(--bg);color:var(--ink);
+body{margin:0;min-height:100vh;display:grid;grid-template-columns:minmax(0,520px);place-content:center;padding:24px;background:var(--bg);color:var(--ink);
 font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
-main{width:100%;max-width:520px;background:var(--card);border:1px solid var(--line);border-radius:14px;padding:32px}
+main{background:var(--card);border:1px solid var(--line);border-radius:14px;padding:32px}
 h1{margin:0 0 4px;font-size:22px;letter-spacing:-.01em}
 p{margin:0 0 20px;color:var(--soft)}
 ul{list-style:none;margin:0;padding:0}
-li{display:flex;align-items:center;gap:12px;padding:16px 0;border-top:1px solid var(--line)}
-li>div{flex:1;min-width:0}
-li strong{display:block;overflow:hidden;text-overflow:ellipsis}
+li{display:flex;flex-wrap:wrap;align-items:center;gap:12px;padding:16px 0;border-top:1px solid var(--line)}
+li>div{flex:1 1 140px;min-width:0}
+li strong{display:block}li strong,li small{overflow-wrap:anywhere}
 li small{color:var(--soft)}
 .state{font-size:13px;font-weight:600}.linked{color:var(--ok)}.expired{color:var(--warn)}
 .button,button{display:inline-block;border:1px solid var(--go);border-radius:9px;padding:8px 16px;background:var(--go);
@@ -153,7 +153,7 @@ def consent(request: Request, client: Client | None, key: bytes) -> Reply | None
     cookie = cookie or secrets.token_urlsafe(24)
     uri = next((value for name, value in fields if name == "redirect_uri"), "")
     name = client.client_name if client is not None and client.client_name else "An application"
-    host = urlsplit(uri).netloc or application(uri)
+    host = destination(uri)
     link = f"{request.path}?{urlencode([*fields, ('confirm', _seal(key, cookie, fields))])}"
     body = (
         f"<h1>{escape(name)} wants to sign in</h1>"

@@ -70,6 +70,15 @@ def without_port(uri: str) -> tuple[str, str, str, str] | None:
     return (parts.scheme, parts.hostname or "", parts.path, parts.query)
 
 
+def destination(uri: str) -> str:
+    """Where a code goes, for people to judge: the host, without a user that could pose as one; else the scheme."""
+    parts = parts_of(uri)
+    if parts is None:
+        return ""
+    host = parts.netloc.rpartition("@")[2]
+    return host if is_web(uri) else f"{parts.scheme}://{host}"
+
+
 def application(uri: str) -> str:
     """Who owns a private-use URI, for people."""
     parts = parts_of(uri)

@@ -149,7 +149,8 @@ class AuthorizationServer:
         except OAuthError as error:
             if error.code == NOBODY:
                 raise
-            return redirect(with_query(uri, error.members | ({"state": client_state} if client_state else {})))
+            fields = error.members | ({"state": client_state} if client_state else {})
+            return redirect(with_query(uri, fields), 302, NO_STORE)
 
     async def _check_client(self, query: dict[str, str]) -> Client | None:
         """What must hold before anything is sent to the redirect URI; the registered client, if it is one."""
