@@ -24,6 +24,9 @@ class Running(msgspec.Struct, frozen=True):
     urls: tuple[str, ...]
     pid: int
     headers: tuple[tuple[str, ...], ...]
+    installation: Installation
+    base: str
+    """Path of the first upstream's gateway on the Admin API."""
 
 
 def until_idle(pid: int) -> None:
@@ -74,4 +77,6 @@ def gateway(folder: Path, upstreams: list[str], *, gateways: int = 0, consumers:
             urls=tuple(found.url + "/v1/chat/completions" for found in made),
             pid=process.pid,
             headers=tuple(tuple(f"{name}: {value}" for name, value in found.headers.items()) for found in made),
+            installation=at,
+            base=made[0].base,
         )
