@@ -34,7 +34,7 @@ def running(control: Any, services: AdminServices) -> Iterator[int]:
         async with trio.open_nursery() as nursery:
             settings = ServeSettings(drain_timeout_s=1)
 
-            async def run(task_status: trio.TaskStatus[list[str]]) -> None:
+            async def run(task_status: trio.TaskStatus[None]) -> None:
                 app = create_app(control, services)
                 await serve(app, [listener], settings, shutdown=stop.wait, task_status=task_status)
 

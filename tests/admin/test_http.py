@@ -6,7 +6,9 @@ import gzip
 import http.client
 import json
 import logging
+import os
 import socket
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -183,6 +185,26 @@ def test_the_connection_ends_when_the_client_asked_for_it(client: Client) -> Non
         while piece := stream.recv(65536):
             answer += piece
     assert answer.startswith(b"HTTP/1.1 200")
+
+
+def test_a_client_that_leaves_leaves_no_socket_behind(client: Client) -> None:
+    def sockets() -> int:
+        links = [os.readlink(f"/proc/self/fd/{name}") for name in os.listdir("/proc/self/fd") if is_link(name)]
+        return sum(link.startswith("socket:") for link in links)
+
+    def is_link(name: str) -> bool:
+        return os.path.lexists(f"/proc/self/fd/{name}")  # the listing's own descriptor is gone again
+
+    before = sockets()
+    for _ in range(50):
+        connection = http.client.HTTPConnection("127.0.0.1", client.port, timeout=10)
+        connection.request("GET", "/healthz")
+        assert connection.getresponse().read()
+        connection.close()
+    deadline = time.monotonic() + 5
+    while sockets() > before and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert sockets() <= before
 
 
 def test_a_connection_serves_many_requests(client: Client) -> None:

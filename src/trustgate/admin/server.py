@@ -9,12 +9,16 @@ import logging
 import socket
 import ssl
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import msgspec
 import trio
-from hypercorn.config import Config, Sockets
-from hypercorn.trio.run import worker_serve
-from hypercorn.typing import ASGIFramework
+from hypercorn.config import Config
+from hypercorn.events import Event, Updated
+from hypercorn.trio.lifespan import Lifespan
+from hypercorn.trio.tcp_server import TCPServer
+from hypercorn.trio.worker_context import WorkerContext
+from hypercorn.typing import ASGIFramework, ConnectionState, LifespanState
 from hypercorn.utils import wrap_app
 
 from trustgate.wire.tls import CertifiedObject
@@ -24,6 +28,10 @@ SERVER_LOG.setLevel(logging.WARNING)  # the server announces itself at INFO
 
 HEAD_SLACK_BYTES = 96 * 1024
 """A head up to this far above the limit reaches the application, which refuses it with a text; beyond, 431 is bare."""
+
+
+Stream = trio.SocketStream | trio.SSLStream[trio.SocketStream]
+Listener = trio.SocketListener | trio.SSLListener[trio.SocketStream]
 
 
 class ServeSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,13 +57,28 @@ class _Config(Config):
         return context
 
 
+class _Connection(TCPServer):
+    """Closes when the client does: Hypercorn's own waits for the idle timeout, with the socket open."""
+
+    _left = False
+
+    async def protocol_send(self, event: Event) -> None:
+        if not (self._left and isinstance(event, Updated)):
+            await super().protocol_send(event)
+
+    async def _read_data(self) -> None:
+        await super()._read_data()
+        self._left = True
+        await self.idle_task.stop()
+
+
 async def serve(
     app: ASGIFramework,
     listeners: list[socket.socket],
     settings: ServeSettings,
     *,
     shutdown: Callable[[], Awaitable[None]] | None = None,
-    task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serves `app` on bound sockets until `shutdown` returns, then lets running requests finish for a while.
 
@@ -74,15 +97,43 @@ async def serve(
     config.certfile, config.keyfile = settings.certfile, settings.keyfile
     if settings.client_ca is not None:
         config.ca_certs, config.verify_mode = settings.client_ca, ssl.VerifyMode.CERT_REQUIRED
-    secure = settings.certfile is not None
-    for listener in listeners:
-        listener.setblocking(False)
-        listener.listen(settings.backlog)
-    sockets = Sockets(listeners if secure else [], [] if secure else listeners, [])
-    await worker_serve(
-        wrap_app(app, config.wsgi_max_body_size, "asgi"),
-        config,
-        sockets=sockets,
-        shutdown_trigger=shutdown,
-        task_status=task_status,
-    )
+    server = wrap_app(app, config.wsgi_max_body_size, "asgi")
+    state: LifespanState = {}
+    lifespan, context = Lifespan(server, config, state), WorkerContext(None)
+    async with trio.open_nursery() as lifespan_nursery:
+        await lifespan_nursery.start(lifespan.handle_lifespan)
+        await lifespan.wait_for_startup()
+        async with trio.open_nursery() as connections:
+            connect = partial(_Connection, server, config, context, ConnectionState(state.copy()))
+            accepting = await connections.start(_accept, connect, _listeners(listeners, settings, config), connections)
+            task_status.started()
+            try:
+                await (shutdown or trio.sleep_forever)()
+            finally:
+                accepting.cancel()
+                await context.terminated.set()
+                connections.cancel_scope.deadline = trio.current_time() + settings.drain_timeout_s
+        await lifespan.wait_for_shutdown()
+        lifespan_nursery.cancel_scope.cancel()
+
+
+async def _accept(
+    connect: Callable[[Stream], Awaitable[None]],
+    listeners: list[Listener],
+    connections: trio.Nursery,
+    task_status: trio.TaskStatus[trio.CancelScope],
+) -> None:
+    with trio.CancelScope() as scope:
+        task_status.started(scope)
+        await trio.serve_listeners(connect, listeners, handler_nursery=connections)
+
+
+def _listeners(sockets: list[socket.socket], settings: ServeSettings, config: Config) -> list[Listener]:
+    tls = config.create_ssl_context()
+    found: list[Listener] = []
+    for sock in sockets:
+        sock.setblocking(False)
+        sock.listen(settings.backlog)
+        plain = trio.SocketListener(trio.socket.from_stdlib_socket(sock))
+        found.append(plain if tls is None else trio.SSLListener(plain, tls, https_compatible=True))
+    return found
