@@ -67,7 +67,7 @@ def shape(entries: Any) -> Any:
 
 
 KEY = {("api_key", ""): [("api_key", "API Key", "rs")]}
-ENDPOINT = [("endpoint", "Endpoint", "r"), ("version", "API Version", "")]
+ENDPOINT = ("endpoint", "Endpoint", "r")
 AUTH_TYPES = dict.fromkeys([code for code, _, _ in ROWS], KEY) | {
     "openai_compatible": {
         ("api_key", ""): [
@@ -78,14 +78,14 @@ AUTH_TYPES = dict.fromkeys([code for code, _, _ in ROWS], KEY) | {
     },
     "vertex": {("gcp_service_account", ""): [("gcp_service_account", "Service Account JSON", "rs")]},
     "azure": {
-        ("azure", "api_key"): [*ENDPOINT, ("api_key", "API Key", "rs")],
+        ("azure", "api_key"): [ENDPOINT, ("version", "API Version", ""), ("api_key", "API Key", "rs")],
         ("azure", "service_principal"): [
-            *ENDPOINT,
+            ENDPOINT,
             ("tenant_id", "Tenant ID", "r"),
             ("client_id", "Client ID", "r"),
             ("client_secret", "Client Secret", "rs"),
         ],
-        ("azure", "managed_identity"): [*ENDPOINT, ("use_managed_identity", "Use Managed Identity", "r")],
+        ("azure", "managed_identity"): [ENDPOINT, ("use_managed_identity", "Use Managed Identity", "r")],
     },
     "bedrock": {
         ("aws", "access_key"): [

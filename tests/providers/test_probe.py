@@ -151,7 +151,7 @@ LOCAL = [
     ("azure", {}, {"type": "azure", "azure": {"api_key": "k"}}, "connectivity", "azure endpoint is required"),
     ("openai", {}, OAUTH, "unsupported", "connection testing is not supported for oauth2 credentials yet"),
     ("zz", {}, OAUTH, "unsupported", "connection testing is not supported for oauth2 credentials yet"),
-    ("anthropic", {}, {"type": "aws", "aws": {}}, "authentication", 'anthropic cannot use credentials of type "aws"'),
+    ("anthropic", {}, {"type": "aws", "aws": {}}, "authentication", "api key is required"),
 ]
 
 

@@ -103,7 +103,6 @@ PROVIDER = Provider(
             "Authenticates as an application of Microsoft Entra ID.",
             [
                 _ENDPOINT,
-                _VERSION,
                 field("tenant_id", "Tenant ID", "Directory of the application.", required=True),
                 field("client_id", "Client ID", "Id of the application.", required=True),
                 field("client_secret", "Client Secret", "Secret of the application.", required=True, secret=True),
@@ -116,7 +115,6 @@ PROVIDER = Provider(
             "Authenticates as the identity that Azure gives to the gateway.",
             [
                 _ENDPOINT,
-                _VERSION,
                 field(
                     "use_managed_identity",
                     "Use Managed Identity",

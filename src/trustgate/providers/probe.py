@@ -90,7 +90,8 @@ async def _test(services: Services, provider: Provider, account: Any) -> Outcome
     except (BadOptions, RequestFault) as problem:
         stage = CONNECTIVITY if provider.code in ("azure", "vertex", "bedrock") else PROVIDER_STAGE
         return Outcome(False, stage, message=str(problem))
-    if account.auth.get("type") == "api_key" and not api_key(account.auth):
+    keyed = account.auth.get("type") == "api_key" or all(row["type"] == "api_key" for row in provider.auth_types)
+    if keyed and not api_key(account.auth):
         return Outcome(False, AUTHENTICATION, message="api key is required")
     try:
         authorization = provider.authorize(account, services)
