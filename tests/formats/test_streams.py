@@ -188,6 +188,71 @@ def test_interleaved_calls_reach_an_anthropic_client_block_by_block() -> None:
     assert kinds.count("message_start") == kinds.count("message_delta") == kinds.count("message_stop") == 1
 
 
+def chunk_of(delta: dict[str, Any], finish: str | None = None) -> bytes:
+    choice = {"index": 0, "delta": delta, "finish_reason": finish}
+    return b"data: " + json.dumps({"id": "c1", "model": "m", "choices": [choice]}).encode() + b"\n\n"
+
+
+ARGUMENTS = st.dictionaries(st.sampled_from("abc"), st.integers() | st.text("{}[]:, x", max_size=6), max_size=3)
+
+
+@st.composite
+def interleavings(draw: st.DrawFn) -> tuple[list[bytes], list[Any], str]:
+    """Chunks whose calls' fragments and texts come in any order, the calls' arguments, and the text."""
+    wanted = draw(st.lists(ARGUMENTS, min_size=1, max_size=3))
+    queues: list[list[dict[str, Any]]] = []
+    for index, value in enumerate(wanted):
+        literal = json.dumps(value)
+        cuts = sorted(draw(st.lists(st.integers(0, len(literal)), max_size=3)))
+        pieces = [literal[a:b] for a, b in itertools.pairwise([0, *cuts, len(literal)])]
+        first = draw(st.sampled_from([pieces[0], ""]))
+        rest = pieces[1:] if first == pieces[0] else pieces
+        head = {"index": index, "id": f"id{index}", "function": {"name": f"f{index}", "arguments": first}}
+        queues.append([head, *({"index": index, "function": {"arguments": piece}} for piece in rest)])
+    chunks, text = [chunk_of({"role": "assistant"})], ""
+    while queues:
+        if draw(st.booleans()):
+            text += "t"
+            chunks.append(chunk_of({"content": "t"}))
+        queue = draw(st.sampled_from(queues))
+        chunks.append(chunk_of({"tool_calls": [queue.pop(0)]}))
+        if not queue:
+            queues.remove(queue)
+    return [*chunks, chunk_of({}, "tool_calls"), b"data: [DONE]\n\n"], wanted, text
+
+
+@given(st.sampled_from(["anthropic", "openai_responses", "google", "openai"]), interleavings())
+@settings(max_examples=400, deadline=None)
+def test_however_calls_and_texts_are_interleaved_nothing_of_them_is_lost(
+    client: str, stream: tuple[list[bytes], list[Any], str]
+) -> None:
+    chunks, wanted, text = stream
+    got = accumulated(relayed(client, "mistral", chunks).decode())
+    calls = {call["name"]: call["arguments"] or {} for call in got["tool_calls"]}
+    assert calls == {f"f{index}": value for index, value in enumerate(wanted)}
+    assert got["text"] == text and len(got["tool_calls"]) == len(wanted)
+
+
+NO_ARGUMENTS = [
+    {"type": "message_start", "message": {"id": "c1", "model": "m"}},
+    {
+        "type": "content_block_start",
+        "index": 0,
+        "content_block": {"type": "tool_use", "id": "t", "name": "f", "input": {}},
+    },
+    {"type": "content_block_stop", "index": 0},
+    {"type": "message_delta", "delta": {"stop_reason": "tool_use"}},
+    {"type": "message_stop"},
+]
+
+
+@pytest.mark.parametrize("client", ["openai", "openai_responses", "google"])
+def test_a_call_without_arguments_has_an_empty_object_as_in_a_buffered_answer(client: str) -> None:
+    data = b"".join(b"data: " + json.dumps(event).encode() + b"\n\n" for event in NO_ARGUMENTS)
+    got = accumulated(relayed(client, "anthropic", [data]).decode())
+    assert [(call["name"], call["arguments"]) for call in got["tool_calls"]] == [("f", {})]
+
+
 def test_anthropic_counts_of_start_and_end_are_merged() -> None:
     data = samples.sse(
         {"type": "message_start", "message": {"id": "m", "usage": {"input_tokens": 9, "cache_read_input_tokens": 4}}},

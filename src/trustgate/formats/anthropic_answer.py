@@ -175,7 +175,14 @@ _decode_event = msgspec.json.Decoder(_Event).decode
 
 
 class Decoder:
-    """Reads the events by their `type`; block indexes are the indexes of tool calls."""
+    """Reads the events by their `type`; block indexes are the indexes of tool calls.
+
+    State: the open tool block as long as it has no arguments; a call that ends without any has `{}`, as in a buffered
+    answer.
+    """
+
+    def __init__(self) -> None:
+        self._empty: int | None = None
 
     def decode(self, payload: bytes) -> c.StreamEvent | None:
         """The canonical event of one `data:` payload; None when it adds nothing. Raises `DecodeError`."""
@@ -187,6 +194,8 @@ class Decoder:
             if delta.type == "text_delta":
                 return c.StreamEvent(text=delta.text or "")
             if delta.type == "input_json_delta":
+                if delta.partial_json:
+                    self._empty = None
                 return c.StreamEvent(tool_calls=[c.ToolDelta(wire.index or 0, arguments=delta.partial_json or "")])
             if delta.type == "thinking_delta":
                 return c.StreamEvent(reasoning=delta.thinking or "")
@@ -194,7 +203,13 @@ class Decoder:
                 return c.StreamEvent(signature=delta.signature or "")
             return None
         if kind == "content_block_start":
-            return _block_start(wire)
+            event = _block_start(wire)
+            called = event is not None and event.tool_calls and not event.tool_calls[0].arguments
+            self._empty = (wire.index or 0) if called else None
+            return event
+        if kind == "content_block_stop":
+            index, self._empty = self._empty, None
+            return None if index is None else c.StreamEvent(tool_calls=[c.ToolDelta(index, arguments="{}")])
         if kind == "message_start":
             head = wire.message or _Response()
             return c.StreamEvent(head.id or "", head.model or "", "assistant", usage=decode_usage(head.usage))
@@ -242,6 +257,7 @@ class Encoder:
         self._finish = ""
         self._usage: c.Usage | None = None
         self._waiting: dict[int, c.ToolCall] = {}  # calls that cannot be written yet
+        self._held: list[tuple[str, bytes, str]] = []  # texts that came inside a call's arguments
         self._written: set[int] = set()  # upstream indexes that have a block
 
     def encode(self, event: c.StreamEvent) -> bytes:
@@ -289,6 +305,10 @@ class Encoder:
         for index, call in sorted(self._waiting.items()):
             if call.name:
                 out += self._write_tool(c.ToolDelta(index, call.id, call.name, call.arguments)) + self._stop()
+        held, self._held = self._held, []
+        for name, prefix, text in held:
+            out += self._delta(name, prefix, text)
+        out += self._stop()
         finish = FINISH_OUT.get(self._finish, "end_turn")
         if self._written and finish == "end_turn":
             finish = "tool_use"
@@ -336,6 +356,10 @@ class Encoder:
         return b'event: content_block_stop\ndata: {"type":"content_block_stop","index":%d}\n\n' % self._index
 
     def _delta(self, name: str, prefix: bytes, text: str) -> bytes:
+        """A text that comes while a call's arguments are incomplete waits for the end, as blocks cannot be reopened."""
+        if self._held or (self._open == "tool" and not json.is_object(self._arguments)):
+            self._held.append((name, prefix, text))
+            return b""
         out = b""
         if self._open != name:
             block: dict[str, Any] = (
@@ -347,7 +371,7 @@ class Encoder:
     def _tool(self, delta: c.ToolDelta) -> bytes:
         """Calls are written one after the other: a second call waits until the first one's arguments are complete."""
         if self._tool_index not in (None, delta.index):
-            if delta.index not in self._waiting and delta.name and _complete(self._arguments):
+            if delta.index not in self._waiting and delta.name and json.is_object(self._arguments):
                 return self._stop() + self._write_tool(delta)
             merge_delta(self._waiting, delta)
             return b""
@@ -367,7 +391,3 @@ class Encoder:
             self._arguments += delta.arguments
             out += self._head + b'"input_json_delta","partial_json":' + json.encode(delta.arguments) + b"}}\n\n"
         return out
-
-
-def _complete(arguments: str) -> bool:
-    return not arguments or json.is_object(arguments)

@@ -264,12 +264,14 @@ class _Event(Struct):
     messageStart: _Message | None = None
     contentBlockStart: _BlockEvent | None = None
     contentBlockDelta: _BlockEvent | None = None
+    contentBlockStop: _BlockEvent | None = None
     messageStop: _Stop | None = None
     metadata: _Metadata | None = None
 
 
 _decode_response = msgspec.json.Decoder(_Response).decode
 _decode_event = msgspec.json.Decoder(_Event).decode
+_decode_string = msgspec.json.Decoder(str).decode
 
 
 def _usage(wire: _Usage | None) -> c.Usage | None:
@@ -313,10 +315,14 @@ def _thinking(wire: _Reasoning) -> c.Thinking:
 
 
 class Decoder:
-    """Reads the events of ConverseStream, each as `{event type: its payload}`. State: numbers of the tool calls."""
+    """Reads the events of ConverseStream, each as `{event type: its payload}`.
+
+    State: numbers of the tool calls, and the open one as long as it has no arguments; one that ends without has `{}`.
+    """
 
     def __init__(self) -> None:
         self._calls: dict[int, int] = {}
+        self._empty: int | None = None
 
     def decode(self, payload: bytes) -> c.StreamEvent | None:
         """What the event adds; None for nothing. Raises `DecodeError`."""
@@ -325,6 +331,9 @@ class Decoder:
             return self._delta(wire.contentBlockDelta)
         if wire.contentBlockStart is not None:
             return self._start(wire.contentBlockStart)
+        if wire.contentBlockStop is not None:
+            number, self._empty = self._empty, None
+            return None if number is None else c.StreamEvent(tool_calls=[c.ToolDelta(number, arguments="{}")])
         if wire.messageStart is not None:
             return c.StreamEvent(role=wire.messageStart.role or "assistant")
         if wire.messageStop is not None:
@@ -339,6 +348,7 @@ class Decoder:
         if call is None:
             return None
         number = self._calls.setdefault(wire.contentBlockIndex or 0, len(self._calls))
+        self._empty = number
         return c.StreamEvent(tool_calls=[c.ToolDelta(number, call.toolUseId or "", call.name or "")])
 
     def _delta(self, wire: _BlockEvent) -> c.StreamEvent | None:
@@ -355,6 +365,8 @@ class Decoder:
         if delta.toolUse is not None:
             number = self._calls.get(wire.contentBlockIndex or 0, 0)
             literal = delta.toolUse.input
-            fragment = "" if json.is_null(literal) else msgspec.json.decode(literal, type=str)
+            fragment = "" if json.is_null(literal) else json.decode_with(_decode_string, bytes(literal))
+            if fragment:
+                self._empty = None
             return c.StreamEvent(tool_calls=[c.ToolDelta(number, arguments=fragment)])
         return None

@@ -317,6 +317,7 @@ class Encoder:
         self._call = c.ToolCall("", "", "")  # the open call as far as it was written
         self._call_index = -1  # and its upstream index
         self._waiting: dict[int, c.ToolCall] = {}  # calls that cannot be written yet
+        self._held: list[tuple[str, str]] = []  # texts that came inside a call's arguments
         self._written: set[int] = set()  # upstream indexes that have an item
 
     def encode(self, event: c.StreamEvent) -> bytes:
@@ -357,6 +358,10 @@ class Encoder:
             if call.name:
                 fragment = c.ToolDelta(index, call.id, call.name, call.arguments, call.kind)
                 out += self._write_call(fragment) + self._finish_item()
+        held, self._held = self._held, []
+        for kind, text in held:
+            out += self._text(kind, text)
+        out += self._finish_item()
         incomplete = self._response.finish_reason == "length"
         status = "incomplete" if incomplete else "completed"
         body = response_object(self._response, status, self._output)
@@ -384,6 +389,10 @@ class Encoder:
         return self._event("response.failed", members)
 
     def _text(self, kind: str, text: str) -> bytes:
+        """A text that comes while a call's arguments are incomplete waits for the end, as items cannot be reopened."""
+        if self._held or (self._open == "call" and not self._call_is_complete):
+            self._held.append((kind, text))
+            return b""
         out = b""
         if self._open != kind:
             out = self._finish_item() + self._open_item(kind)
@@ -442,14 +451,17 @@ class Encoder:
     def _tool(self, delta: c.ToolDelta) -> bytes:
         """Calls are written one after the other: a second call waits until the first one's arguments are complete."""
         if self._open == "call" and self._call_index != delta.index:
-            complete = not self._call.arguments or json.is_object(self._call.arguments)
-            if delta.index in self._waiting or not delta.name or not complete:
+            if delta.index in self._waiting or not delta.name or not self._call_is_complete:
                 merge_delta(self._waiting, delta)
                 return b""
         elif delta.index in self._waiting or (self._open != "call" and delta.index in self._written):
             merge_delta(self._waiting, delta)
             return b""
         return self._write_call(delta)
+
+    @property
+    def _call_is_complete(self) -> bool:
+        return self._call.kind != "custom" and json.is_object(self._call.arguments)
 
     def _write_call(self, delta: c.ToolDelta) -> bytes:
         out = b""
@@ -469,10 +481,13 @@ class Encoder:
         return out
 
     def _finish_call(self) -> bytes:
-        index, call = len(self._output), self._call
-        item = call_item(self._item_id, call)
+        index, call, out = len(self._output), self._call, b""
         place: dict[str, Any] = {"item_id": self._item_id, "output_index": index}
+        if not call.arguments and not call.kind:
+            call.arguments = "{}"
+            out = self._event(_ARGUMENTS[""] + ".delta", place | {"delta": "{}"})
+        item = call_item(self._item_id, call)
         done = {"input": call.arguments} if call.kind else {"arguments": call.arguments, "name": call.name}
-        out = self._event(_ARGUMENTS[call.kind] + ".done", place | done)
+        out += self._event(_ARGUMENTS[call.kind] + ".done", place | done)
         self._output.append(item)
         return out + self._event("response.output_item.done", {"output_index": index, "item": item})
