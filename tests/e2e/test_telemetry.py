@@ -299,7 +299,13 @@ def test_a_plan_limit_has_no_reason(running: Installation, upstream: FaultyUpstr
     assert (answer.status, found["status"]) == (429, {"code": 429, "is_timeout": False})
 
 
-def test_an_mcp_call(running: Installation, records: Records) -> None:
+@pytest.mark.parametrize(
+    ("accept", "sent", "size"),
+    [("application/json", "application/json", 1), ("text/event-stream", "text/event-stream", -1)],
+)
+def test_an_mcp_call(
+    running: Installation, records: Records, folder: pathlib.Path, accept: str, sent: str, size: int
+) -> None:
     demo = Demo(running)
     target = {"url": "http://127.0.0.1:1/mcp", "transport": "streamable-http"}
     body = {"name": "tools", "type": "MCP", "mcp_target": target}
@@ -312,8 +318,7 @@ def test_an_mcp_call(running: Installation, records: Records) -> None:
     connection = http.client.HTTPConnection(where.hostname or "", where.port, timeout=60)
     params = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}}
     call = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": params}
-    headers = {"X-AG-API-Key": auth["api_key"], "Content-Type": "application/json"}
-    headers |= {"Accept": "application/json, text/event-stream"}
+    headers = {"X-AG-API-Key": auth["api_key"], "Content-Type": "application/json", "Accept": accept}
     connection.request("POST", f"/{consumer['slug']}/mcp", json.dumps(call), headers)
     response = connection.getresponse()
     trace = response.getheader("X-AG-Trace-Id") or ""
@@ -321,6 +326,10 @@ def test_an_mcp_call(running: Installation, records: Records) -> None:
     found = records[trace]
     assert (found["kind"], found["consumer"]["name"], found["mcp"]["method"]) == ("mcp", "agent", "initialize")
     assert found["mcp"]["operation"] == "initialize"
+    assert found["response"]["headers"]["Content-Type"] == [sent]
+    line = eventually(lambda: access_line(folder, trace))
+    assert (line["status"], line["method"], line["path"]) == (200, "POST", f"/{consumer['slug']}/mcp")
+    assert (line["request_id"], line["bytes_out"] >= 0) == (response.getheader("X-Request-Id"), size > 0)
 
 
 def test_bodies_are_in_the_raw_store_and_nowhere_else(demo: Demo, records: Records, postgres_dsn: str) -> None:
@@ -390,16 +399,14 @@ def test_a_tenant_may_not_point_an_exporter_at_the_metadata_service(running: Ins
         running.call("PUT", demo.base, {"telemetry": {"exporters": [{"name": "otlp", "settings": settings}]}})
 
 
+def access_line(folder: pathlib.Path, trace: str) -> Json | None:
+    lines = (json.loads(text) for text in (folder / "all.log").read_text().splitlines() if text.startswith("{"))
+    return next((found for found in lines if found.get("trace_id") == trace and found["msg"] == "http access"), None)
+
+
 def test_the_access_log_names_the_trace(demo: Demo, folder: pathlib.Path) -> None:
     trace = ask(demo).trace
-
-    def line() -> Json | None:
-        lines = (json.loads(text) for text in (folder / "all.log").read_text().splitlines() if text.startswith("{"))
-        return next(
-            (found for found in lines if found.get("trace_id") == trace and found["msg"] == "http access"), None
-        )
-
-    assert eventually(line)["status"] == 200
+    assert eventually(lambda: access_line(folder, trace))["status"] == 200
 
 
 def test_every_line_of_a_request_names_its_trace(

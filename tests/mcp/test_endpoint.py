@@ -254,6 +254,25 @@ async def test_probes_carry_no_other_headers() -> None:
     answer = json.loads(body)
     assert (status, answer["status"], answer["version"]) == (200, "ready", "1.2.3")
     assert not SECURITY.keys() & headers.keys()
+    assert (at.heard.probes, at.heard.exchanges) == ([("GET", "/readyz", 200)], [])
+
+
+@pytest.mark.parametrize(
+    ("dependencies", "status"),
+    [
+        ({"database": "ok", "redis": "ok"}, 200),
+        ({"database": "unavailable", "redis": "ok"}, 200),
+        ({"database": "ok", "redis": "unavailable"}, 503),
+        ({"snapshot": "unavailable"}, 503),
+    ],
+)
+async def test_the_plane_is_ready_with_what_it_cannot_do_without(dependencies: dict[str, str], status: int) -> None:
+    async with world(registry("r-1", DEAD)) as at:
+        at.services.readiness.dependencies = dependencies
+        got, _, body = await at.send(method="GET", path="/readyz", key="")
+    answer = json.loads(body)
+    assert (got, answer["dependencies"]) == (status, dependencies)
+    assert answer["status"] == ("ready" if status == 200 else "not_ready")
 
 
 @pytest.mark.parametrize(

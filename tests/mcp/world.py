@@ -46,18 +46,25 @@ Headers = list[tuple[str, str]]
 class Ready:
     draining = False
 
+    def __init__(self) -> None:
+        self.dependencies: dict[str, str] = {}
+
     def now(self) -> dict[str, str]:
-        return {}
+        return self.dependencies
 
 
 class Heard:
-    """The observer: finished exchanges in order."""
+    """The observer: finished exchanges and answered probes, in order."""
 
     def __init__(self) -> None:
         self.exchanges: list[Exchange] = []
+        self.probes: list[tuple[str, str, int]] = []
 
     def finished(self, exchange: Exchange) -> None:
         self.exchanges.append(exchange)
+
+    def probed(self, method: str, path: str, status: int) -> None:
+        self.probes.append((method, path, status))
 
 
 def registry(id_: str, url: str, name: str = "", **more: Any) -> Registry:

@@ -51,6 +51,9 @@ class McpMeter:
         metrics.http("mcp", route_of(exchange.path), template_of(exchange.path), exchange.method, status,
                      exchange.ended_at - exchange.started_at, outcome)  # fmt: skip
 
+    def probed(self, method: str, path: str, status: int) -> None:
+        self._metrics.http("mcp", "health", path, method, status, 0.0)
+
     def _call(self, exchange: Exchange, facts: CallFacts, outcome: str) -> None:
         metrics = self._metrics
         gateway = consumer = "unknown"

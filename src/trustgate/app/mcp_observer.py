@@ -7,7 +7,8 @@ from functools import partial
 from trustgate.app.mcp_meter import McpMeter
 from trustgate.app.observer import EventObserver
 from trustgate.mcp.app import JSON, common_headers
-from trustgate.mcp.exchange import Exchange
+from trustgate.mcp.errors import HeaderList
+from trustgate.mcp.exchange import Exchange, Reply
 from trustgate.telemetry.event import Facts, Mcp
 from trustgate.telemetry.logs import access_log
 from trustgate.telemetry.metrics import Metrics
@@ -32,6 +33,9 @@ class McpObserver:
         size = len(exchange.body) + (len(exchange.reply.body) if exchange.reply is not None else 0)
         self._events.record(caller.view, partial(facts_of, exchange, policies=self._policies), size)
 
+    def probed(self, method: str, path: str, status: int) -> None:
+        self._meter.probed(method, path, status)
+
     def _log(self, exchange: Exchange) -> None:
         reply = exchange.reply
         self._access.record(
@@ -41,8 +45,24 @@ class McpObserver:
             duration_ns=round((exchange.ended_at - exchange.started_at) * 1e9),
             request_id=exchange.request_id,
             ip=exchange.client_ip,
-            bytes_out=len(reply.body) if reply is not None else 0,
+            bytes_out=bytes_of(reply) if reply is not None else 0,
+            trace_id=exchange.trace_id,
         )
+
+
+def bytes_of(reply: Reply) -> int:
+    """What the access log says of an answer's size: -1 of streams."""
+    for name, value in reply.headers:
+        if name == b"content-type" and value.startswith(b"text/event-stream"):
+            return -1
+        if name == b"content-length":
+            return int(value)
+    return len(reply.body)
+
+
+def typed(headers: HeaderList) -> HeaderList:
+    """An answer is JSON where nothing else is said."""
+    return headers if any(name == b"content-type" for name, _ in headers) else [*headers, JSON]
 
 
 def facts_of(exchange: Exchange, *, policies: bool) -> Facts:
@@ -65,7 +85,7 @@ def facts_of(exchange: Exchange, *, policies: bool) -> Facts:
         method=exchange.method,
         path=exchange.path,
         request_headers=exchange.headers,
-        response_headers=[*reply.headers, JSON, *common_headers(exchange)] if reply is not None else (),
+        response_headers=[*typed(reply.headers), *common_headers(exchange)] if reply is not None else (),
         request_body=exchange.body,
         response_body=reply.body if reply is not None else b"",
         policies=marks,

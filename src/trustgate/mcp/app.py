@@ -60,7 +60,9 @@ class McpApp:
             return
         method, path = scope["method"], (scope.get("raw_path") or scope["path"].encode()).decode("latin-1")
         if path in PROBES and method in ("GET", "HEAD"):
-            await respond(scope, send, *self._probe(path))
+            answer = self._probe(path)
+            self._services.observer.probed(method, path, answer[0])
+            await respond(scope, send, *answer)
             return
         exchange = Exchange(method, path, scope["headers"], b"", (scope.get("client") or ("",))[0])
         scheme = "https" if scope.get("scheme") == "https" else "http"
@@ -191,7 +193,11 @@ class McpApp:
         if path != "/readyz":
             return 200, [JSON], msgspec.json.encode({"status": "healthy", "time": now, "version": version})
         dependencies = readiness.now()
-        ready = not readiness.draining and dependencies.get("snapshot", "ok") == "ok"
+        # Sign-in and sessions need what planes share; without the store it goes on from the last view.
+        ready = not readiness.draining and "unavailable" not in (
+            dependencies.get("snapshot"),
+            dependencies.get("redis"),
+        )
         answer: dict[str, Any] = {"dependencies": dependencies, "status": "ready" if ready else "not_ready"}
         return (200 if ready else 503), [JSON], msgspec.json.encode(answer | {"time": now, "version": version})
 
@@ -222,13 +228,14 @@ def wire_headers(headers: Headers) -> HeaderList:
 
 
 def with_headers(exchange: Exchange, send: Send) -> Send:
-    """A `send` that adds the headers of every answer, and remembers the status for logs and metrics."""
+    """A `send` that adds the headers of every answer, and remembers its head for logs and metrics."""
     headers = [*common_headers(exchange), *SECURITY]
 
     async def sending(message: dict[str, Any]) -> None:
         if message["type"] == "http.response.start":
-            exchange.reply = Reply(status=message["status"], body=b"")
-            message = message | {"headers": [*message.get("headers", ()), *headers]}
+            own = list(message.get("headers", ()))
+            exchange.reply = Reply(status=message["status"], body=b"", headers=own)
+            message = message | {"headers": [*own, *headers]}
         await send(message)
 
     return sending

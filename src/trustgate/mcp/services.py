@@ -38,6 +38,10 @@ class Observer(Protocol):
 
     def finished(self, exchange: Exchange) -> None: ...
 
+    def probed(self, method: str, path: str, status: int) -> None:
+        """A probe was answered: it is counted, and neither logged nor recorded."""
+        ...
+
 
 class Readiness(Protocol):
     """What `/readyz` answers from: dependencies as `ok` or `unavailable`, and whether shutdown has begun."""
