@@ -109,6 +109,8 @@ class AdminApp(QuartTrio):
         method: str = request.method
         if _head_size(request.scope) > self._services.settings.max_head_bytes:
             return text_answer(431, "Request Header Fields Too Large", (("Connection", "close"),))
+        if _announced_size(headers) > self._services.settings.max_body_bytes:
+            raise RequestEntityTooLarge
         if (preflight := self._cors.preflight(method, headers)) is not None:
             return preflight
         identity: Identity | None = None
@@ -159,6 +161,12 @@ def _head_size(scope: Any) -> int:
     return sum(len(name) + len(value) + 4 for name, value in scope["headers"])
 
 
+def _announced_size(headers: Mapping[str, str]) -> int:
+    """What the request says of its body's size; a longer one is refused before anything is asked of the caller."""
+    given = headers.get("content-length", "")
+    return int(given) if given.isascii() and given.isdigit() else 0
+
+
 def _sole(failure: Exception) -> Exception:
     """What a nursery has wrapped, where it is one thing."""
     while isinstance(failure, ExceptionGroup) and len(failure.exceptions) == 1:
@@ -189,7 +197,8 @@ def _log_failure(failure: Exception, status: int, method: str, path: str, identi
     """Refusals at INFO with their text, failures of ours at ERROR with their place; never a body or a secret."""
     known: dict[str, Any] = {"status": status, "method": method, "path": path, "request_id": identifier}
     if status < 500:
-        log.info("request failed", **known, error=str(failure) if isinstance(failure, DomainError) else "")
+        known["error"] = str(failure) if isinstance(failure, DomainError) else type(failure).__name__
+        log.info("request failed", **known)
     elif isinstance(failure, UpstreamUnavailable):
         log.warning("request failed", **known, error=failure.reason)
     else:
@@ -199,10 +208,8 @@ def _log_failure(failure: Exception, status: int, method: str, path: str, identi
 def _described(failure: Exception) -> dict[str, Any]:
     """Type and place of a failure. Its text and the frames' variables could hold bodies or secrets."""
     frames = traceback.extract_tb(failure.__traceback__)
-    return {
-        "error": type(failure).__name__,
-        "frames": [f"{frame.filename.rpartition('trustgate/')[2]}:{frame.lineno} {frame.name}" for frame in frames],
-    }
+    stack = [f"{frame.filename.rpartition('trustgate/')[2]}:{frame.lineno} {frame.name}" for frame in frames]
+    return {"error": type(failure).__name__, "caller": stack[-1] if stack else "", "stack": "\n".join(stack)}
 
 
 def _response(answer: Answer, headers: list[tuple[str, str]]) -> TrioResponse:
