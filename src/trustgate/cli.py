@@ -58,7 +58,7 @@ def proxy() -> None:
 
 @main.command()
 def admin() -> None:
-    """Serve the Admin API (port 8080) and the configuration feed (port 8083)."""
+    """Serve the Admin API (port 8080)."""
     _serve("admin")
 
 

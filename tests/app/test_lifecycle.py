@@ -205,3 +205,4 @@ def test_a_plane_whose_dependency_is_away_does_not_start(tmp_path: pathlib.Path,
     assert done.returncode == 1
     said = done.stdout + done.stderr
     assert "server failed" in said and "Traceback" not in said and "never shown" not in said, said
+    assert f"{service}_HOST" in said and "Retry" not in said, said

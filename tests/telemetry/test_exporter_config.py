@@ -169,6 +169,26 @@ def test_refused_settings(kind: str, settings: dict[str, Any], told: str) -> Non
 
 
 @pytest.mark.parametrize(
+    ("environ", "told"),
+    [
+        ({"OTEL_EXPORTER_OTLP_PROTOCOL": "x"}, 'otlp: invalid protocol "x" (want "grpc" or "http/protobuf")'),
+        ({"OTEL_EXPORTER_OTLP_COMPRESSION": "x"}, 'otlp: invalid compression "x" (want "gzip" or "none")'),
+        (
+            {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc", "OTEL_EXPORTER_OTLP_ENDPOINT": "c:1/x"},
+            "otlp: a grpc endpoint must not have a path",
+        ),
+    ],
+)
+def test_what_the_environment_says_is_refused_like_settings_and_yields_to_them(
+    environ: dict[str, str], told: str
+) -> None:
+    environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": "c:1"} | environ
+    assert validate_exporter({"name": "otlp"}, environ) == f'exporter "otlp": {told}'
+    settings = {"endpoint": "c:1", "protocol": "grpc", "compression": "none", "timeout": "250"}
+    assert validate_exporter({"name": "otlp", "settings": settings}, environ) is None
+
+
+@pytest.mark.parametrize(
     ("kind", "settings"),
     [
         ("otlp", {"endpoint": "http://169.254.169.254/v1/logs"}),

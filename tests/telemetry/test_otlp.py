@@ -153,8 +153,10 @@ def test_a_raw_record_has_the_bodies_and_what_finds_them(receiver: Received) -> 
 
 
 def test_strings_are_cut_to_max_body_bytes(receiver: Received) -> None:
-    publish(receiver, [raw(response_body=b"x" * 5000, response_headers=[])], max_body_bytes=1000)
-    assert attributes(receiver.logs[0])["trustgate.response.body"] == "x" * 1000
+    bodies = [b"x" * 5000, "ü".encode() * 501, b"x" * 1000]
+    publish(receiver, [raw(response_body=body, response_headers=[]) for body in bodies], max_body_bytes=1000)
+    told = [attributes(log)["trustgate.response.body"] for log in receiver.logs]
+    assert told == ["x" * 1000, "ü" * 500, "x" * 1000]
 
 
 @pytest.mark.parametrize("compression", ["gzip", "none"])
@@ -265,9 +267,10 @@ def test_settings_beat_environment_beat_inference(
 
 def test_timeouts_are_milliseconds_or_durations() -> None:
     times = [
-        otlp_target({"endpoint": "c:1", "timeout": value}, Environment()).timeout_s for value in (250, "1.5s", None)
+        otlp_target({"endpoint": "c:1", "timeout": value}, Environment()).timeout_s
+        for value in (250, "250", "1.5s", None)
     ]
-    assert times == [0.25, 1.5, 10.0]
+    assert times == [0.25, 0.25, 1.5, 10.0]
 
 
 def test_the_encoded_record_is_what_the_attributes_were_made_of() -> None:

@@ -49,6 +49,11 @@ def test_json_bodies(body: str, shown: str) -> None:
     assert body_text(body.encode(), "application/json; charset=utf-8") == shown
 
 
+@pytest.mark.parametrize("content_type", ["", "application/problem+json", "application/", "; charset=utf-8", "a b/c"])
+def test_json_without_a_content_type_that_can_be_read_is_json(content_type: str) -> None:
+    assert body_text(b'{"token":"x"}', content_type) == '{"token":"[REDACTED]"}'
+
+
 def test_other_content_types_are_verbatim_and_bounded() -> None:
     assert body_text(b'data: {"token":"x"}\n', "text/event-stream") == 'data: {"token":"x"}\n'
     assert body_text(b"x" * (CAP_BYTES + 5), "text/plain").endswith("x...[truncated]")

@@ -26,13 +26,15 @@ from trustgate.app.readiness import Readiness
 from trustgate.app.views import Views
 from trustgate.domain.events import CorruptEvent, UnknownEvent
 from trustgate.settings import ConfigurationError, Settings
-from trustgate.store import StoreError
+from trustgate.store import StoreError, StoreUnavailable
 from trustgate.telemetry.instruments import Family, added
 from trustgate.telemetry.metrics import Metrics
 from trustgate.wire.workers import supervisor_gone
 
 log = structlog.get_logger("trustgate.app")
 
+KNOWN = (ConfigurationError, StoreError, UnknownEvent, CorruptEvent, OSError)
+"""What a start or a run fails with that needs no traceback."""
 DATA_PLANES = frozenset({"proxy", "mcp"})
 OnReady = Callable[[dict[str, int]], Awaitable[None]]
 """Told the port of every plane once all of them serve."""
@@ -42,24 +44,30 @@ def main(planes: frozenset[str], settings: Settings, on_ready: OnReady | None = 
     """Run the planes until a signal. The exit code: 0 after a graceful shutdown, 1 when they cannot start or break."""
     try:
         settings.check(planes)
+        if settings.database_less(planes):
+            log.warning("the configuration feed is not built yet: this plane follows the log in its database",
+                        key="CONFIG_SYNC_DATA_PLANE_ENABLED")  # fmt: skip
         trio.run(serve, planes, settings, on_ready)
     except ConfigurationError as error:
         log.error(str(error))
         return 1
     except BaseExceptionGroup as group:
-        return report(group)
-    except (StoreError, UnknownEvent, CorruptEvent, OSError) as error:
-        log.error("server failed", error=str(error))
+        for error in leaves(group):
+            report(error, settings.embedded(planes))
+        return 1
+    except KNOWN as error:
+        report(error, settings.embedded(planes))
         return 1
     return 0
 
 
-def report(group: BaseExceptionGroup[BaseException]) -> int:
-    """One log line per cause of a failed process."""
-    for error in leaves(group):
-        known = isinstance(error, (ConfigurationError, StoreError, UnknownEvent, CorruptEvent, OSError))
-        log.error("server failed" if known else "server crashed", error=str(error), exc_info=None if known else error)
-    return 1
+def report(error: BaseException, embedded: bool) -> None:
+    """One log line for a cause of a failed process; it names the variables that lead to a store that is not there."""
+    if not isinstance(error, KNOWN):
+        log.error("server crashed", error=str(error), exc_info=error)
+        return
+    where = f" (see {'TRUSTGATE_DATA_DIR' if embedded else 'DB_HOST, DB_PORT'})"
+    log.error("server failed", error=str(error) + (where if isinstance(error, StoreUnavailable) else ""))
 
 
 def leaves(error: BaseException) -> list[BaseException]:

@@ -72,7 +72,8 @@ async def serve_metrics(places_: Sequence[Place], gather: Gather, stop: trio.Eve
                 )
                 continue
             nursery.start_soon(_serve, sockets, MetricsApp(gather, place.plane))
-            log.info("metrics are served", addr=listeners.address(sockets), plane=place.plane or "all")
+            host = "" if place.host == "*" else place.host
+            log.info("metrics are served", addr=host + listeners.address(sockets), plane=place.plane or "all")
         await stop.wait()
         nursery.cancel_scope.cancel()
 

@@ -61,12 +61,20 @@ async def open_shared(settings: Settings) -> AsyncIterator[Shared]:
         "host": config.host,
         "port": config.port,
         "db": config.db,
-        "username": config.username or None,
-        "password": config.password or None,
         "decode_responses": False,
     }
+    if config.login == "aws":
+        from trustgate.app.elasticache import IamLogin
+
+        try:
+            options["credential_provider"] = IamLogin(config)
+        except ValueError as error:
+            raise ConfigurationError.invalid(str(error)) from error
+    else:
+        options |= {"username": config.username or None, "password": config.password or None}
     if config.tls_enabled:
         context = ssl.create_default_context()
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
         if config.tls_insecure_verify:
             context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         options["ssl_context"] = context
@@ -75,7 +83,8 @@ async def open_shared(settings: Settings) -> AsyncIterator[Shared]:
             with trio.fail_after(REDIS_BUDGET_S):
                 await redis.ping()
         except Exception as error:
-            raise ConfigurationError(f"redis at {config.host}:{config.port} does not answer: {error}") from error
+            where = f"redis at {config.host}:{config.port} (REDIS_HOST, REDIS_PORT)"
+            raise ConfigurationError(f"{where} does not answer: {str(error) or type(error).__name__}") from error
         log.info("redis connected successfully", host=config.host, port=config.port)
         async with redis_limits(redis) as limits:
             yield Shared(limits=limits, state=RedisState(redis), bus=RedisBus(redis, BUS), redis=redis)

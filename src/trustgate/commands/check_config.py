@@ -35,9 +35,7 @@ def check(planes: frozenset[str]) -> int:
     except ConfigurationError as error:
         click.echo(str(error), err=True)
         return 1
-    where = "a control plane's feed" if settings.database_less(planes) else "PostgreSQL"
-    if settings.embedded(planes):
-        where = f"SQLite in {settings.app.data_dir}"
+    where = f"SQLite in {settings.app.data_dir}" if settings.embedded(planes) else "PostgreSQL"
     shared = "Redis" if settings.redis.configured else "this process"
     click.echo(f"ok: {', '.join(sorted(planes))} can start; configuration in {where}, shared counters in {shared}")
     return 0

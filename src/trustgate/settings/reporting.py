@@ -141,7 +141,10 @@ class Otlp(Struct, frozen=True):
 
 
 class ConfigSync(Struct, frozen=True):
-    """The feed from a control plane to data planes without a database."""
+    """The feed from a control plane to data planes without a database.
+
+    Read and checked, and not built yet: all planes follow the log in their database.
+    """
 
     data_plane_enabled: Annotated[
         bool, Var("CONFIG_SYNC_DATA_PLANE_ENABLED", BOOL, "Run the proxy or MCP plane without a database.")

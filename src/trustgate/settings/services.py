@@ -28,7 +28,8 @@ class Database(Struct, frozen=True):
         float, Var("DB_MAX_CONN_IDLE_TIME", DURATION, "An idle connection above the minimum is closed.")
     ] = 1800.0
     health_check_period_s: Annotated[
-        float, Var("DB_HEALTH_CHECK_PERIOD", DURATION, "Interval of the pool's own checks.")
+        float,
+        Var("DB_HEALTH_CHECK_PERIOD", DURATION, "Accepted; a connection is checked whenever it is used.", inert=True),
     ] = 60.0
     connect_timeout_s: Annotated[float, Var("DB_CONNECT_TIMEOUT", DURATION, "Bound of one connection attempt.")] = 5.0
     login: Annotated[
@@ -62,7 +63,8 @@ class Sessions(Struct, frozen=True):
     """Small caches and the session record."""
 
     cache_local_ttl_s: Annotated[
-        float, Var("CACHE_LOCAL_TTL", DURATION, "Lifetime of in-process cache entries without their own.")
+        float,
+        Var("CACHE_LOCAL_TTL", DURATION, "Accepted; views follow the log, so that none of them expires.", inert=True),
     ] = 300.0
     enabled: Annotated[bool, Var("SESSION_STORE_ENABLED", BOOL, "Remember the last response id per session.")] = True
     ttl_s: Annotated[float, Var("SESSION_STORE_TTL", DURATION, "Lifetime of that record.")] = 3600.0

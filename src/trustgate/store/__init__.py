@@ -5,7 +5,7 @@ events; they are bytes in this room.
 """
 
 from trustgate.store.auditlog import AuditLog
-from trustgate.store.connection import PostgresConfig, aws_password_source
+from trustgate.store.connection import PostgresConfig, aws_password_source, aws_region
 from trustgate.store.errors import DamagedLog, NewerStore, StoreError, StoreUnavailable, VersionConflict, WrongSecretKey
 from trustgate.store.eventstore import EventStore, News, open_store
 from trustgate.store.model import (
@@ -47,6 +47,7 @@ __all__ = [
     "VersionConflict",
     "WrongSecretKey",
     "aws_password_source",
+    "aws_region",
     "gateway_of",
     "gateway_stream",
     "open_store",

@@ -5,6 +5,7 @@ What lives here: the `DB_*` variables as values, IAM passwords. What must not: c
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -65,6 +66,11 @@ class PostgresConfig(msgspec.Struct, frozen=True, kw_only=True):
         return arguments
 
 
+def aws_region(session: Any) -> str:
+    """The region of a botocore session, which by itself does not read `AWS_REGION`."""
+    return os.environ.get("AWS_REGION") or session.get_config_variable("region") or ""
+
+
 def aws_password_source(config: PostgresConfig) -> Callable[[], str]:
     """RDS IAM tokens for `config` (POSTGRES_LOGIN=aws); region and credentials from the standard AWS chain.
 
@@ -75,7 +81,7 @@ def aws_password_source(config: PostgresConfig) -> Callable[[], str]:
     if config.sslmode not in ("require", "verify-ca", "verify-full"):
         raise ValueError("DB_SSL_MODE must be require, verify-ca or verify-full with POSTGRES_LOGIN=aws")
     session = get_session()
-    region = session.get_config_variable("region")
+    region = aws_region(session)
     if not region:
         raise ValueError("POSTGRES_LOGIN=aws needs an AWS region")
 

@@ -74,10 +74,10 @@ def check_otlp(settings: Json, environ: Environ) -> None:
     endpoint = text(settings, "endpoint") or environ.get("OTEL_EXPORTER_OTLP_ENDPOINT", "").strip()
     if not endpoint:
         raise BadExporter("otlp: endpoint is required (set settings.endpoint or OTEL_EXPORTER_OTLP_ENDPOINT)")
-    protocol = text(settings, "protocol")
+    protocol = text(settings, "protocol") or environ.get("OTEL_EXPORTER_OTLP_PROTOCOL", "").strip()
     if protocol and protocol not in PROTOCOLS:
         raise BadExporter(f'otlp: invalid protocol "{protocol}" (want "grpc" or "http/protobuf")')
-    compression = text(settings, "compression")
+    compression = text(settings, "compression") or environ.get("OTEL_EXPORTER_OTLP_COMPRESSION", "").strip()
     if compression and compression not in COMPRESSIONS:
         raise BadExporter(f'otlp: invalid compression "{compression}" (want "gzip" or "none")')
     signal = text(settings, "signal")
@@ -110,9 +110,11 @@ def check_otlp(settings: Json, environ: Environ) -> None:
 
 def check_timeout(value: Any) -> None:
     """Milliseconds as a number, or a duration."""
-    if value is None or value == "" or (positive(value)):
+    if value is None or value == "" or positive(value):
         return
     if isinstance(value, str):
+        if value.isascii() and value.isdigit() and int(value) > 0:
+            return
         try:
             if parse_duration(value) > 0:
                 return

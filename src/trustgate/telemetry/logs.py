@@ -27,7 +27,10 @@ _WORDS |= {"exception": "ERROR", "fatal": "ERROR"}
 _SLOG_STEPS = {"DEBUG": -4, "INFO": 0, "WARN": 4, "ERROR": 8}
 _COLORS = {"DEBUG": "\x1b[90m", "INFO": "\x1b[36m", "WARN": "\x1b[33m", "ERROR": "\x1b[31m"}
 # Libraries that log every request or connection at INFO or DEBUG.
-_CHATTY = ("httpx", "httpcore", "hpack", "hypercorn.access", "aiokafka", "botocore", "urllib3", "asyncio")
+_CHATTY = (
+    *("httpx", "httpcore", "hpack", "hypercorn.access", "aiokafka", "botocore", "urllib3", "asyncio"),
+    "coredis",
+)
 _STANDARD_ATTRIBUTES = frozenset(logging.LogRecord("", 0, "", 0, "", None, None).__dict__) | {"message", "taskName"}
 
 Render = Callable[[dict[str, Any]], bytes]

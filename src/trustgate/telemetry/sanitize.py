@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any, cast
 
@@ -54,6 +55,7 @@ KEYS = frozenset(
     ]
 )
 KEY_ENDINGS = ("_api_key", "-api-key", "_apikey")
+MEDIA_TYPE = re.compile(r"[\w!#$&^.+-]+(/[\w!#$&^.+*-]+)?", re.ASCII)
 OPTIONAL_MEMBERS = (
     "tools",
     "functions",
@@ -164,7 +166,7 @@ def body_text(body: bytes, content_type: str) -> str:
     """A body for the record: JSON redacted (re-written only if it held a secret), everything bounded to 1 MiB."""
     kind = content_type.split(";")[0].strip().lower()
     looks_json = body.lstrip()[:1] in (b"{", b"[")
-    if looks_json and (not kind or kind == "application/json" or kind.endswith("+json")):
+    if looks_json and (kind == "application/json" or kind.endswith("+json") or not MEDIA_TYPE.fullmatch(kind)):
         try:
             document = msgspec.json.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

@@ -68,7 +68,7 @@ def otlp_target(settings: Json, environment: Environment) -> otlp.Target:
     endpoint = settings.get("endpoint") or environment.otlp_endpoint
     tls = settings.get("tls")
     headers: dict[str, str] | None = settings.get("headers")
-    protocol = settings.get("protocol") or environment.otlp_protocol or otlp_protocol(endpoint)
+    protocol = settings.get("protocol") or environment.otlp_protocol.strip() or otlp_protocol(endpoint)
     insecure = settings.get("insecure")
     if insecure is None:
         insecure = environment.otlp_insecure if tls is None else False
@@ -86,7 +86,7 @@ def otlp_target(settings: Json, environment: Environment) -> otlp.Target:
         headers=environment.otlp_headers if headers is None else headers,
         tls=tls or {},
         timeout_s=otlp_timeout(settings.get("timeout"), environment.otlp_timeout_s),
-        compression=settings.get("compression") or environment.otlp_compression,
+        compression=settings.get("compression") or environment.otlp_compression.strip(),
         max_body_bytes=int(settings.get("max_body_bytes") or otlp.MAX_BODY_BYTES),
         traces=bool(settings.get("traces")),
     )
@@ -99,11 +99,11 @@ def otlp_protocol(endpoint: str) -> str:
 
 
 def otlp_timeout(value: Any, default_s: float) -> float:
-    """Seconds of a timeout setting: an integer counts milliseconds, a text is a duration; checked before."""
+    """Seconds of a timeout setting: a number counts milliseconds, another text is a duration; checked before."""
     if value is None or value == "":
         return default_s
-    if isinstance(value, (int, float)):
-        return value / 1000
+    if isinstance(value, (int, float)) or value.isdigit():
+        return int(value) / 1000
     return parse_duration(value) / 1e9
 
 

@@ -38,7 +38,7 @@ def severity(status: int) -> SeverityNumber:
 
 
 def metadata_record(event: Event, limit: int) -> ReadableLogRecord:
-    """`limit`: characters of the longest string attribute."""
+    """`limit`: bytes of the longest string attribute."""
     attributes = cut(metadata_attributes(event), limit)
     return log_record(METADATA, event.occurred_on, severity(event.status.code), attributes)
 
@@ -76,8 +76,8 @@ def given(attributes: Attributes) -> Attributes:
 
 def cut(attributes: Attributes, limit: int) -> Attributes:
     for name, value in attributes.items():
-        if isinstance(value, str) and len(value) > limit:
-            attributes[name] = value[:limit]
+        if isinstance(value, str) and len(value) * 4 > limit and len(raw := value.encode()) > limit:
+            attributes[name] = raw[:limit].decode("utf-8", "ignore")
     return attributes
 
 
