@@ -1,7 +1,8 @@
 """The runnable parts of a view: balancers, policy chains and provider clients, one set per consumer.
 
-What lives here: building them once per view version, and reusing what an edit did not touch, so that a rotation
-survives an unrelated change (design: views are data, parts are built from them). What must not: per-request state.
+What lives here: building them once per view version, and reusing what an edit did not touch (design: views are data,
+parts are built from them). Balancers are not reused: every change of a gateway begins their rotations anew (spec 02
+§7.4); what is in flight stays counted. What must not: per-request state.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ MAX_PLANS = 512
 
 
 class ConsumerRuntime(msgspec.Struct, kw_only=True, eq=False):
-    """Runnable parts of one consumer at one version. `alias_balancer` rotates for `pool:<alias>` requests apart."""
+    """Runnable parts of one consumer at one version. `alias_balancer` rotates for `pool:<alias>` requests apart; both
+    see the same requests in flight."""
 
     consumer: ConsumerView
     chain: Chain
@@ -110,27 +112,18 @@ class Runtimes:
         self._gateways.pop(gateway_id, None)
 
     def _build(self, view: GatewayView, consumer: ConsumerView, old: ConsumerRuntime | None) -> ConsumerRuntime:
-        same_routes = (
-            old is not None
-            and old.consumer.routes == consumer.routes
-            and old.consumer.algorithm == consumer.algorithm
-            and tiers_of(old.consumer) == tiers_of(consumer)
-        )
         same_policies = (
             old is not None
             and old.consumer.policies == consumer.policies
             and old.consumer.policy_scopes == consumer.policy_scopes
             and old.consumer.type == consumer.type
         )
-        if old is not None and same_routes:
-            # The old balancers hold equal routes; new view objects are handed in so that clients stay cached by
-            # identity.
-            old.balancer.routes = old.alias_balancer.routes = consumer.routes
-            balancer, alias_balancer = old.balancer, old.alias_balancer
-        else:
-            tiers = tiers_of(consumer)
-            balancer = strategies.build(consumer.algorithm, consumer.routes, tiers)
-            alias_balancer = strategies.build(consumer.algorithm, consumer.routes, tiers)
+        tiers = tiers_of(consumer)
+        balancer = strategies.build(consumer.algorithm, consumer.routes, tiers)
+        alias_balancer = strategies.build(consumer.algorithm, consumer.routes, tiers)
+        if old is not None:
+            balancer.in_flight = old.balancer.in_flight
+        alias_balancer.in_flight = balancer.in_flight
         return ConsumerRuntime(
             consumer=consumer,
             chain=old.chain if old is not None and same_policies else self._compile_chain(consumer, view.identity),
