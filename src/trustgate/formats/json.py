@@ -75,7 +75,16 @@ def decode_with(decode: Callable[[bytes], T], body: bytes) -> T:
             return decode(whole)
         except _MALFORMED as error:
             problem = error
-    raise DecodeError(str(problem) or type(problem).__name__) from None
+    raise DecodeError(_reason(problem)) from None
+
+
+def _reason(problem: Exception) -> str:
+    """What is told of a text that cannot be read: clients may see it."""
+    if isinstance(problem, RecursionError):
+        return "the value is nested too deeply"
+    if isinstance(problem, UnicodeError):
+        return "the text is not UTF-8"
+    return str(problem)
 
 
 def tree(body: bytes | Raw) -> Any:

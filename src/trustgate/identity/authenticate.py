@@ -55,11 +55,9 @@ def presented_key(headers: Headers) -> str:
             key = value.decode("latin-1").strip()
             if key:
                 return key
-    authorization = headers.get(b"authorization")
-    if authorization and authorization[:7].lower() == b"bearer ":
-        token = authorization[7:].strip()
-        if token.startswith(b"ag_"):
-            return token.decode("latin-1")
+    words = headers.get(b"authorization", b"").split()
+    if len(words) == 2 and words[1].startswith(b"ag_") and words[0].lower() == b"bearer":
+        return words[1].decode("latin-1")
     return ""
 
 

@@ -170,7 +170,10 @@ def number(claims: dict[str, Any], name: str) -> float | None:
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise Refused(f"{name} is not a number")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise Refused(f"{name} is out of range") from None
 
 
 def strings(value: Any) -> list[str]:

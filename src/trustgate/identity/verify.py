@@ -137,7 +137,7 @@ class Introspector:
                 expires = answer.get("exp") if answer else None
                 ttl = INTROSPECTION_DEFAULT_TTL_S
                 if isinstance(expires, (int, float)) and not isinstance(expires, bool):
-                    ttl = min(float(expires) - now, INTROSPECTION_MAX_TTL_S)
+                    ttl = min(max(expires, now), now + INTROSPECTION_MAX_TTL_S) - now
                 if len(self._known) >= INTROSPECTION_ENTRIES:
                     self._known.pop(next(iter(self._known)))
                 self._known[key] = (now + ttl, answer)

@@ -176,7 +176,7 @@ def failed(kind: str) -> Result:
 
 def selection(route: Route, sent_model: str) -> HeaderList:
     headers = [(b"x-selected-provider", route.registry.provider.encode())]
-    if sent_model:
+    if sent_model and not sent_model.isspace():
         headers.append((b"x-selected-model", header_value(sent_model)))
     return headers
 

@@ -11,6 +11,7 @@ from trustgate.proxy.errors import Refusal
 
 SMALL_BYTES = 32 * 1024
 CHUNK_BYTES = 64 * 1024
+MAX_CODINGS = 3
 
 
 class TooLarge(Exception):
@@ -22,10 +23,7 @@ def bad_encoding(name: str) -> Refusal:
 
 
 async def decode_body(body: bytes, encoding: bytes, max_bytes: int) -> bytes:
-    """`body` without its content codings, undone in reverse of the order they were applied in (RFC 9110 §8.4).
-
-    An unknown coding leaves the bytes as they are. Raises Refusal, TooLarge.
-    """
+    """`body` without its content codings. An unknown coding leaves the bytes as they are. Raises Refusal, TooLarge."""
     codings = [coding.strip().lower() for coding in encoding.decode("latin-1").split(",") if coding.strip()]
     if not body or not codings:
         return body
@@ -35,6 +33,19 @@ async def decode_body(body: bytes, encoding: bytes, max_bytes: int) -> bytes:
 
 
 def decode_all(body: bytes, codings: list[str], max_bytes: int) -> bytes:
+    """The codings undone in the order they are listed in, as the contract has it; else in the order of RFC 9110 §8.4,
+    which lists them as they were applied."""
+    if len(codings) > MAX_CODINGS:
+        raise Refusal("invalid_request", "invalid request payload: too many content encodings")
+    try:
+        return decode_each(body, codings, max_bytes)
+    except Refusal:
+        if len(codings) == 1:
+            raise
+    return decode_each(body, codings[::-1], max_bytes)
+
+
+def decode_each(body: bytes, codings: list[str], max_bytes: int) -> bytes:
     for coding in codings:
         match coding:
             case "gzip" | "x-gzip":

@@ -8,6 +8,7 @@ from trustgate.proxy.errors import Refusal
 from trustgate.view.gateway import Directory, GatewayView
 
 SLUG = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+PORT = re.compile(r"0*[0-9]{1,5}", re.ASCII)
 PREFIX = "invalid auth request: "
 
 
@@ -73,7 +74,7 @@ def bare_host(host: str) -> str:
     if name.count(":") > 1:
         raise refuse("host is malformed")
     name, colon, port = name.partition(":")
-    if colon and not (port.isascii() and port.isdigit() and 1 <= int(port) <= 65535):
+    if colon and not (PORT.fullmatch(port) and 1 <= int(port[-5:]) <= 65535):
         raise refuse("host port is malformed")
     name = name.strip(".")
     if not name:

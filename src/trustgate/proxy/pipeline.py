@@ -124,7 +124,13 @@ def name_session(exchange: Exchange, services: ProxyServices) -> Later | None:
 
 
 async def decode_and_name(exchange: Exchange, services: ProxyServices, encoding: bytes) -> None:
-    body = await decoding.decode_body(exchange.body, encoding, services.config.max_body_bytes)
+    try:
+        body = await decoding.decode_body(exchange.body, encoding, services.config.max_body_bytes)
+    except (Refusal, decoding.TooLarge):
+        exchange.client_body = exchange.body = b""
+        take_session(exchange)  # a refusal after authentication has its session and its trace, too
+        start_trace(exchange, services)
+        raise
     exchange.client_body = exchange.body = body
     take_session(exchange)
 
@@ -282,7 +288,8 @@ def detect_streaming(exchange: Exchange, services: ProxyServices) -> Reply | Non
 def first_alt(query: bytes) -> str:
     if not query or b"alt" not in query:
         return ""
-    return next((value for name, value in parse_qsl(query.decode("latin-1")) if name == "alt"), "")
+    pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True)
+    return next((value for name, value in pairs if name == "alt"), "")
 
 
 def body_streams(exchange: Exchange) -> bool:

@@ -48,8 +48,9 @@ def match_route(route: str, method: str) -> ClientRoute | None:
         return found
     if route.startswith(GEMINI):
         model, _, action = route[len(GEMINI) :].partition(":")
-        if model and action in GEMINI_ACTIONS:
-            return ClientRoute("google", "chat", unquote(model), action == "streamGenerateContent")
+        model = unquote(model)
+        if model.strip() and action in GEMINI_ACTIONS:
+            return ClientRoute("google", "chat", model, action == "streamGenerateContent")
         return None
     if route == "/v1/models" and method in ("GET", "HEAD"):
         return MODELS

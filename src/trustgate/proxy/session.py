@@ -25,7 +25,7 @@ def supplied_session(gateway: GatewayIdentity, headers: dict[bytes, bytes], body
     """The id the client gave in the configured header, else in the configured body member; else empty."""
     value = headers.get(gateway.session_header)
     if value:
-        return value.decode("latin-1").strip()
+        return value.decode("utf-8", "replace").strip()
     name = gateway.session_body_param
     if not name or name.encode() not in body:
         return ""
