@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import itertools
 import json
 import socket
 import struct
@@ -188,6 +189,27 @@ def embeds(peer: Peer) -> None:
         peer.whole(200, json.dumps({"object": "list", "data": data, "model": "e-1", "usage": usage}).encode())
 
 
+EXTRA = {
+    "Retry_After": " 7 ",
+    "X_Request_Id": "req_1",
+    "Set_Cookie": "a=b",
+    "X_Ratelimit_Remaining": "3",
+    "Server": "provider",
+    "Date": "Fri, 02 Jan 2026 03:04:05 GMT",
+}
+
+
+def responds(peer: Peer) -> None:
+    """The Responses dialect, buffered: each answer has the next id."""
+    number = next(_numbers)
+    output = [{"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": TEXT}]}]
+    answer = {"id": f"resp_{number}", "object": "response", "status": "completed", "model": "m-up", "output": output}
+    peer.whole(200, json.dumps(answer).encode())
+
+
+_numbers = itertools.count(1)
+
+
 def slowly(peer: Peer) -> None:
     """A stream that goes on until the client leaves."""
     peer.begin()
@@ -206,6 +228,11 @@ BEHAVIOURS: dict[str, Callable[[Peer], None]] = {
     "tools": calls_a_tool,
     "slow": slowly,
     "embeds": embeds,
+    "responses": responds,
+    "extra": lambda peer: peer.whole(201, json.dumps(COMPLETION).encode(), **EXTRA),
+    "extra-400": lambda peer: peer.whole(400, b"{}", Content_Type="text/plain", **EXTRA),
+    "302": lambda peer: peer.whole(302, b'{"moved":true}', Location="http://127.0.0.1:1/"),
+    "500-late": lambda peer: (time.sleep(0.3), peer.whole(500, b"{}"))[1],
     "drop": lambda peer: None,
     "reset": Peer.reset,
     "half-head": half_head,
@@ -232,6 +259,9 @@ BEHAVIOURS: dict[str, Callable[[Peer], None]] = {
 }
 
 
+KEPT_ALIVE = {"ok", "tools", "gzip", "html", "error-inside", "embeds", "responses", "extra", "extra-400"}
+
+
 class FaultyUpstream:
     """Serves until closed. `requests(name)` are those that a behaviour received, in order."""
 
@@ -248,6 +278,11 @@ class FaultyUpstream:
     def requests(self, name: str) -> list[Request]:
         with self._lock:
             return [request for found, request in self._received if found == name]
+
+    def received(self) -> list[tuple[str, Request]]:
+        """Every request of every behaviour, in order."""
+        with self._lock:
+            return list(self._received)
 
     def forget(self) -> None:
         with self._lock:
@@ -279,5 +314,5 @@ class FaultyUpstream:
                 with self._lock:
                     self._received.append((name, request))
                 BEHAVIOURS[name](Peer(sock, request))
-                if name not in ("ok", "tools", "gzip", "html", "error-inside") and not name[0].isdigit():
+                if name not in KEPT_ALIVE and not name[0].isdigit():
                     return
