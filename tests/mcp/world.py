@@ -23,7 +23,9 @@ from trustgate.limits import MemoryLimits
 from trustgate.limits.bus import LocalBus
 from trustgate.limits.shared import LocalState
 from trustgate.mcp.app import McpApp
+from trustgate.mcp.attendance import Attendances
 from trustgate.mcp.discovery import Discovery
+from trustgate.mcp.ears import Ears
 from trustgate.mcp.exchange import Exchange
 from trustgate.mcp.hub import Hub
 from trustgate.mcp.links import Credentials, Links
@@ -178,6 +180,9 @@ async def world(
     )
     async with Pool() as pool, trio.open_nursery() as nursery:
         links = Links(pool, credentials or PlainCredentials(), nursery)
+        discovery = Discovery(links, nursery, lambda: clock[0], discovery_timeout_s)
+        sessions, hub = Sessions(shared, 3600.0, time.time), Hub(shared, LocalBus())
+        nursery.start_soon(hub.run)
         services = McpServices(
             config=McpConfig(version="1.2.3"),
             directory=directory,
@@ -185,7 +190,7 @@ async def world(
             base_urls=base_urls or BaseUrls(),
             authenticate=authenticating or partial(authenticate, identity),
             links=links,
-            discovery=Discovery(links, nursery, lambda: clock[0], discovery_timeout_s),
+            discovery=discovery,
             runtimes=Runtimes(chain or (lambda consumer, gateway: compile_chain(consumer, gateway, policies, "MCP"))),
             limits=limits,
             count=lambda name, labels: None,
@@ -193,8 +198,9 @@ async def world(
             background=nursery,
             readiness=Ready(),
             pages=pages,
-            sessions=Sessions(shared, 3600.0, time.time),
-            hub=Hub(shared, LocalBus()),
+            sessions=sessions,
+            hub=hub,
+            attendances=Attendances(sessions, hub, Ears(links, discovery, hub, nursery), nursery),
             cors=None,
             now=time.time,
         )

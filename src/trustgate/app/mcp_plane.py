@@ -20,7 +20,9 @@ from trustgate.app.readiness import Readiness
 from trustgate.app.views import Views
 from trustgate.identity.mcp import authenticate
 from trustgate.mcp.app import McpApp
+from trustgate.mcp.attendance import Attendances
 from trustgate.mcp.discovery import Discovery
+from trustgate.mcp.ears import Ears
 from trustgate.mcp.hub import Hub
 from trustgate.mcp.links import Links
 from trustgate.mcp.locate import BaseUrls
@@ -100,6 +102,10 @@ async def open_mcp(
         background.start_soon(links.run)
         hub = Hub(parts.shared.state, parts.shared.bus)
         background.start_soon(hub.run)
+        discovery = Discovery(links, background, time.monotonic, settings.mcp.discovery_timeout_s)
+        sessions = sessions_of(parts)
+        attendances = Attendances(sessions, hub, Ears(links, discovery, hub, background), background)
+        background.start_soon(attendances.run)
         runtimes = Runtimes(lambda consumer, gateway: compile_chain(consumer, gateway, parts.policies, "MCP"))
         views.watch(runtimes)
         try:
@@ -111,7 +117,7 @@ async def open_mcp(
                     base_urls=base_urls,
                     authenticate=partial(authenticate, oauth.identity),
                     links=links,
-                    discovery=Discovery(links, background, time.monotonic, settings.mcp.discovery_timeout_s),
+                    discovery=discovery,
                     runtimes=runtimes,
                     limits=parts.shared.limits,
                     count=parts.policies.count,
@@ -119,8 +125,9 @@ async def open_mcp(
                     background=background,
                     readiness=readiness,
                     pages=oauth.pages,
-                    sessions=sessions_of(parts),
+                    sessions=sessions,
                     hub=hub,
+                    attendances=attendances,
                     cors=mcp_cors(settings),
                     now=time.time,
                 )

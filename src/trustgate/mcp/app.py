@@ -19,7 +19,7 @@ from trustgate.mcp.call import STREAMED, Call, progress_token
 from trustgate.mcp.errors import HttpFailure
 from trustgate.mcp.exchange import Exchange, Reply
 from trustgate.mcp.jsonrpc import Message
-from trustgate.mcp.methods import METHODS
+from trustgate.mcp.methods import METHODS, Handlers
 from trustgate.mcp.services import McpServices
 from trustgate.mcp.streaming import Streamed, accepts
 from trustgate.policies.model import Headers
@@ -144,7 +144,7 @@ class McpApp:
             return Reply(status=202, body=b"Accepted")
         accept = exchange.header_map.get(b"accept", b"")
         if b"text/event-stream" not in accept.lower():
-            return await methods.dispatch(exchange, message, services)
+            return await methods.dispatch(exchange, message, services, self._handlers(exchange))
         return await self._serve_streamable(exchange, message, json=accepts(accept)[0])
 
     async def _serve_streamable(self, exchange: Exchange, message: Message, *, json: bool) -> Reply | Streamed:
@@ -155,8 +155,7 @@ class McpApp:
         services = self._services
         if message.method == "initialize":
             await session_routes.offer(exchange, message, services)
-        handlers = METHODS if exchange.session is None else in_session.HANDLERS
-        run = partial(methods.dispatch, exchange, message, services, handlers)
+        run = partial(methods.dispatch, exchange, message, services, self._handlers(exchange))
         if message.method in STREAMED and (exchange.session is not None or progress_token(message) or not json):
             call = exchange.listener = Call(exchange, message, services.hub)
             services.background.start_soon(call.run, run, self._finished)
@@ -168,6 +167,12 @@ class McpApp:
             reply.body = events.encode(reply.body)
             reply.headers += streaming.STREAM_HEADERS
         return reply
+
+    def _handlers(self, exchange: Exchange) -> Handlers:
+        if exchange.session is not None:
+            return in_session.HANDLERS
+        named = b"mcp-session-id" in exchange.header_map and session_routes.named(exchange, self._services)
+        return in_session.WITHOUT_STATE if named else METHODS
 
     async def _stream(self, exchange: Exchange, streamed: Streamed, scope: Scope, send: Send) -> None:
         try:

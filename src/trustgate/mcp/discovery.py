@@ -55,6 +55,7 @@ class Discovery:
         self._timeout_s = timeout_s
         self._entries: dict[Key, _Entry] = {}
         self._flights = Flights[Listing](nursery)
+        self._changes = 0
         self.generation = 0
         """Changes whenever an entry does, so that what was made of entries can be kept until then."""
 
@@ -83,13 +84,15 @@ class Discovery:
         key = key_of(kind, peer, asker)
         return await self._flights.join(key, lambda: self._ask(key, kind, peer, asker))
 
-    def forget(self, peer: Peer, asker: Asker) -> None:
+    def forget(self, registry_id: str) -> None:
         """Ask again next time: the upstream said that its lists have changed."""
         self.generation += 1
-        for kind in (TOOLS, PROMPTS, RESOURCES, TEMPLATES):
-            self._entries.pop(key_of(kind, peer, asker), None)
+        self._changes += 1
+        for key in [key for key in self._entries if key[1] == registry_id]:
+            del self._entries[key]
 
     async def _ask(self, key: Key, kind: Kind, peer: Peer, asker: Asker) -> Listing:
+        changes = self._changes
         try:
             with trio.fail_after(self._timeout_s):
                 listing = await self._links.use(
@@ -104,7 +107,8 @@ class Discovery:
         except RpcFailure as failure:
             self._keep(key, FAILURE_KEPT_S, None, failure)
             raise
-        self._keep(key, KEPT_S, listing, None)
+        # A list that was asked for when lists changed may be the old one.
+        self._keep(key, KEPT_S if changes == self._changes else FAILURE_KEPT_S, listing, None)
         return listing
 
     def _keep(self, key: Key, seconds: float, listing: Listing | None, failure: RpcFailure | None) -> None:

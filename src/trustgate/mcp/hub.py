@@ -7,7 +7,7 @@ go on; and the messages on the bus about them. What must not: HTTP, storage of s
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -46,6 +46,19 @@ class Taken(msgspec.Struct, frozen=True, tag=True):
     reader: str
 
 
+class Subscribed(msgspec.Struct, frozen=True, tag=True):
+    """The session, as it is kept, has changed what it wants to hear; `by`: the process that knows already."""
+
+    session_id: str
+    by: str
+
+
+class Outdated(msgspec.Struct, frozen=True, tag=True):
+    """The lists of an upstream have changed."""
+
+    registry_id: str
+
+
 class Cancel(msgspec.Struct, frozen=True, tag=True):
     """The client of a session no longer wants the answer to a request; without an id: to any."""
 
@@ -61,7 +74,7 @@ class Answered(msgspec.Struct, frozen=True, tag=True):
     response: bytes
 
 
-Telling = News | Followed | Taken | Cancel | Answered
+Telling = News | Followed | Taken | Subscribed | Outdated | Cancel | Answered
 _decode = msgspec.msgpack.Decoder(Telling).decode
 
 
@@ -71,6 +84,14 @@ class Running(Protocol):
     def cancel(self) -> None: ...
 
     def followed(self) -> None: ...
+
+
+class Watching(Protocol):
+    """Who attends a session here."""
+
+    def ended(self) -> None: ...
+
+    def subscribed(self, by: str) -> None: ...
 
 
 class Question:
@@ -86,7 +107,7 @@ class Question:
 
 class Hub:
     """Mutable: calls by session and request id and by stream, questions by id, waiters by stream, who reads the own
-    stream of a session."""
+    stream of a session, who attends it."""
 
     def __init__(self, state: SharedState, bus: Bus) -> None:
         self.state = state
@@ -97,6 +118,8 @@ class Hub:
         self._questions: dict[str, Question] = {}
         self._waiters: dict[str, trio.Event] = {}
         self._readers: dict[str, str] = {}
+        self._watching: dict[str, Watching] = {}
+        self._outdated: list[Callable[[str], None]] = []
         self._last = 0
 
     def __len__(self) -> int:
@@ -190,6 +213,25 @@ class Hub:
         if self.reads(session_id, reader):
             del self._readers[session_id]
 
+    async def take_again(self, session_id: str) -> None:
+        """Whoever attends a session elsewhere may leave, if it is read here."""
+        reader = self._readers.get(session_id)
+        if reader is not None and self._own(reader):
+            await self.tell(Taken(session_id, reader))
+
+    def _own(self, reader: str) -> bool:
+        return reader.startswith(self.instance + "-")
+
+    def watch(self, session_id: str, watching: Watching) -> None:
+        self._watching[session_id] = watching
+
+    def unwatch(self, session_id: str) -> None:
+        self._watching.pop(session_id, None)
+
+    def on_outdated(self, forget: Callable[[str], None]) -> None:
+        """Call that with the id of every registry whose lists have changed."""
+        self._outdated.append(forget)
+
     def forget(self, key: str) -> None:
         """Nobody here waits for that stream, as far as the caller knows."""
         self._waiters.pop(key, None)
@@ -221,6 +263,14 @@ class Hub:
                 if session_id in self._readers and self._readers[session_id] != reader:
                     self._readers[session_id] = reader
                     self.wake(key_of(session_id, MAIN))
+                if not self._own(reader) and (watching := self._watching.get(session_id)) is not None:
+                    watching.ended()
+            case Subscribed(session_id, by):
+                if (watching := self._watching.get(session_id)) is not None:
+                    watching.subscribed(by)
+            case Outdated(registry_id):
+                for forget in self._outdated:
+                    forget(registry_id)
             case Followed(key):
                 if (call := self._streams.get(key)) is not None:
                     call.followed()
@@ -228,5 +278,7 @@ class Hub:
                 for (session, request), call in list(self._calls.items()):
                     if session == session_id and request_id in (b"", request):
                         call.cancel()
+                if not request_id and (watching := self._watching.get(session_id)) is not None:
+                    watching.ended()
             case Answered():
                 self._take(telling)

@@ -1,4 +1,4 @@
-"""What a client can ask for in a session beyond the methods that everybody has: log levels and completion.
+"""What a client can ask for in a session beyond the methods that everybody has: log levels, completion, subscriptions.
 
 What lives here: those methods. What must not: how sessions are kept (`sessions`).
 """
@@ -12,14 +12,16 @@ import msgspec
 from msgspec import Raw
 
 from trustgate.mcp import jsonrpc, methods
+from trustgate.mcp.attendance import shared_state, unavailable
 from trustgate.mcp.compose import Listing, permits_uri
 from trustgate.mcp.discovery import PROMPTS, RESOURCES, TEMPLATES
-from trustgate.mcp.errors import RpcFailure, not_found
+from trustgate.mcp.errors import RpcFailure, missing_param, not_found
 from trustgate.mcp.exchange import Exchange
+from trustgate.mcp.hub import Subscribed
 from trustgate.mcp.jsonrpc import Message
 from trustgate.mcp.links import Peer
 from trustgate.mcp.services import McpServices
-from trustgate.mcp.sessions import LEVELS
+from trustgate.mcp.sessions import LEVELS, Subscription
 from trustgate.mcp.upstream import Session
 
 NO_COMPLETION = b'{"completion":{"values":[],"total":0,"hasMore":false}}'
@@ -50,8 +52,50 @@ async def set_level(exchange: Exchange, message: Message, services: McpServices)
     if level not in LEVELS:
         raise RpcFailure(jsonrpc.INVALID_PARAMS, "logging/setLevel requires params.level, one of " + ", ".join(LEVELS))
     session.record.log_level = level
-    await services.sessions.keep(session)
+    with shared_state():
+        await services.sessions.keep(session)
+    await services.hub.tell(Subscribed(session.id, services.hub.instance))
     return b"{}"
+
+
+async def subscribe(exchange: Exchange, message: Message, services: McpServices) -> bytes:
+    """Tell the client on its session's own stream when that resource changes."""
+    uri = await uri_of(exchange, message, "resources/subscribe", services)
+    attendance = services.attendances.of(exchange)
+    first: RpcFailure | None = None
+    for peer in await methods.readable(exchange, uri, services):
+        started = perf_counter()
+        try:
+            await attendance.subscribe(peer, uri)
+        except RpcFailure as failure:
+            first = first or failure
+            continue
+        finally:
+            exchange.asked(peer, started)
+        await services.hub.tell(Subscribed(attendance.session.id, services.hub.instance))
+        return b"{}"
+    raise first or not_found("resource", uri)
+
+
+async def unsubscribe(exchange: Exchange, message: Message, services: McpServices) -> bytes:
+    """The same for a resource that was never subscribed to."""
+    session = exchange.session
+    assert session is not None
+    uri = await uri_of(exchange, message, "resources/unsubscribe", services)
+    with shared_state():
+        await services.sessions.subscribe(session, Subscription(registry_id="", uri=uri, on=False))
+    await services.hub.tell(Subscribed(session.id, services.hub.instance))
+    return b"{}"
+
+
+async def uri_of(exchange: Exchange, message: Message, method: str, services: McpServices) -> str:
+    uri = jsonrpc.params_of(message, methods.UriParams).uri
+    if not isinstance(uri, str) or not uri:
+        raise missing_param(method, "uri")
+    assert exchange.facts is not None
+    exchange.facts.resource_uri = uri
+    await methods.check_plan(exchange, services)
+    return uri
 
 
 async def complete(exchange: Exchange, message: Message, services: McpServices) -> bytes:
@@ -120,4 +164,16 @@ HANDLERS: methods.Handlers = {
     **methods.METHODS,
     "logging/setLevel": (set_level, "logging"),
     "completion/complete": (complete, "completion"),
+    "resources/subscribe": (subscribe, "resource"),
+    "resources/unsubscribe": (unsubscribe, "resource"),
 }
+
+
+async def refuse(exchange: Exchange, message: Message, services: McpServices) -> bytes:
+    raise unavailable()
+
+
+WITHOUT_STATE: methods.Handlers = methods.METHODS | {
+    name: (refuse, operation) for name, (_, operation) in HANDLERS.items() if name not in methods.METHODS
+}
+"""For requests that name a session of which nothing is known now, because shared state does not answer."""

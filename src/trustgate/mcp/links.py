@@ -136,8 +136,8 @@ class Links:
             await trio.sleep(SWEEP_S)
             oldest = time.monotonic() - IDLE_S
             for key, held in list(self._held.items()):
-                if held.used_at < oldest:
-                    self._drop(key, held.session)
+                if held.used_at < oldest and not held.session.listened:
+                    self.drop(key, held.session)
                     self._background.start_soon(held.session.close)
 
     async def use(
@@ -158,13 +158,13 @@ class Links:
         """
         tried = False
         while True:
-            key, session = await self._session(peer, asker, profile)
+            key, session = await self.hold(peer, asker, profile)
             try:
                 return await action(session)
             except RpcError as error:
                 raise RpcFailure(error.code, error.message, raw=error.raw) from None
             except Unavailable as error:
-                self._drop(key, session)
+                self.drop(key, session)
                 log.info("upstream request failed", registry_id=peer.registry.id, method=method, error=str(error))
                 if tried or not await self._may_repeat(peer, asker, error, repeatable):
                     raise failure_of(error, method) from None
@@ -178,7 +178,8 @@ class Links:
             return renewable and await self._credentials.refused(peer.registry, asker.caller)
         return repeatable
 
-    async def _session(self, peer: Peer, asker: Asker, profile: Profile) -> tuple[Key, Session]:
+    async def hold(self, peer: Peer, asker: Asker, profile: Profile) -> tuple[Key, Session]:
+        """The session that such requests go to, and the key it is held by. Raises RpcFailure, HttpFailure."""
         key, headers = peer.key, peer.fixed
         if profile is not PLAIN:
             key = (*key, profile)
@@ -216,14 +217,18 @@ class Links:
             raise unreachable("the request cannot be sent") from None
         if len(self._held) >= MAX_SESSIONS:
             oldest = min(self._held, key=lambda one: self._held[one].used_at)
-            self._background.start_soon(self._held.pop(oldest).session.close)
+            idle = self._held[oldest].session
+            self.drop(oldest, idle)
+            self._background.start_soon(idle.close)
         self._held[key] = _Held(session)
         return session
 
-    def _drop(self, key: Key, session: Session) -> None:
+    def drop(self, key: Key, session: Session) -> None:
+        """Requests are to go to another session from now on."""
         held = self._held.get(key)
         if held is not None and held.session is session:
             del self._held[key]
+        session.give_up()
 
 
 def failure_of(error: Unavailable, method: str) -> RpcFailure:

@@ -284,6 +284,8 @@ async def ask_upstream(
     params = call_body(exposed.item.name, arguments or b"{}")
     if exchange.facts is not None and method == "tools/call":
         exchange.facts.upstream_tool = exposed.item.name
+    if exchange.session is not None and exchange.session.record.listens:
+        await services.attendances.calling(exchange, peer)
     started = perf_counter()
     try:
         return await services.links.use(
@@ -322,17 +324,8 @@ async def read_resource(exchange: Exchange, message: Message, services: McpServi
 
 async def read_somewhere(exchange: Exchange, uri: str, params: bytes, services: McpServices) -> bytes:
     """The resource from the first registry that lists it, else from the first that has it. Raises RpcFailure."""
-    runtime = exchange.runtime
-    assert runtime is not None
-    if not runtime.peers:
-        raise errors.no_registries()
-    allowed = tuple(peer for peer in runtime.peers if permits_uri(runtime.entries(peer, RESOURCES), uri))
-    for peer, answer in await ask_all(exchange, RESOURCES, allowed, services):
-        if isinstance(answer, Listing) and any(item.name == uri for item in answer.items):
-            allowed = (peer,)
-            break
     first: RpcFailure | HttpFailure | None = None
-    for peer in allowed:
+    for peer in await readable(exchange, uri, services):
         try:
             result = await read_from(exchange, peer, params, services)
         except (RpcFailure, HttpFailure) as failure:
@@ -341,6 +334,22 @@ async def read_somewhere(exchange: Exchange, uri: str, params: bytes, services: 
         if result:
             return result
     raise first or errors.not_found("resource", uri)
+
+
+async def readable(exchange: Exchange, uri: str, services: McpServices) -> tuple[Peer, ...]:
+    """Where that resource may be had: at the first registry that lists it, else at any that is allowed to have it.
+
+    Raises RpcFailure.
+    """
+    runtime = exchange.runtime
+    assert runtime is not None
+    if not runtime.peers:
+        raise errors.no_registries()
+    allowed = tuple(peer for peer in runtime.peers if permits_uri(runtime.entries(peer, RESOURCES), uri))
+    for peer, answer in await ask_all(exchange, RESOURCES, allowed, services):
+        if isinstance(answer, Listing) and any(item.name == uri for item in answer.items):
+            return (peer,)
+    return allowed
 
 
 async def read_from(exchange: Exchange, peer: Peer, params: bytes, services: McpServices) -> bytes:

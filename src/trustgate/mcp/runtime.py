@@ -108,7 +108,7 @@ class ConsumerRuntime:
                     "protocolVersion": version,
                     "capabilities": {
                         "tools": {"listChanged": in_session},
-                        "resources": {"subscribe": False, "listChanged": in_session},
+                        "resources": {"subscribe": in_session, "listChanged": in_session},
                         "prompts": {"listChanged": in_session},
                         **more,
                     },

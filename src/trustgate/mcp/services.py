@@ -10,6 +10,7 @@ import trio
 
 from trustgate.identity.mcp import Caller, CallRequest
 from trustgate.limits.ops import Limits
+from trustgate.mcp.attendance import Attendances
 from trustgate.mcp.discovery import Discovery
 from trustgate.mcp.exchange import Exchange
 from trustgate.mcp.hub import Hub
@@ -79,5 +80,6 @@ class McpServices(msgspec.Struct, frozen=True, kw_only=True):
     pages: Pages | None
     sessions: Sessions
     hub: Hub
+    attendances: Attendances
     cors: Cors | None
     now: Callable[[], float]

@@ -7,7 +7,6 @@ streams. Where shared state does not answer, requests are served as if there wer
 from __future__ import annotations
 
 import contextlib
-from functools import partial
 
 import msgspec
 import structlog
@@ -16,6 +15,7 @@ from msgspec import Raw
 
 from trustgate.mcp import events, gate, jsonrpc
 from trustgate.mcp.errors import HttpFailure
+from trustgate.mcp.events import MAIN
 from trustgate.mcp.exchange import Exchange, Reply
 from trustgate.mcp.hub import Cancel, News
 from trustgate.mcp.jsonrpc import Message
@@ -23,7 +23,7 @@ from trustgate.mcp.methods import InitializeParams
 from trustgate.mcp.runtime import negotiated
 from trustgate.mcp.services import McpServices
 from trustgate.mcp.sessions import ID, ClientSession, offers_of
-from trustgate.mcp.streaming import Follower, Streamed, accepts, stream_of, surface_now
+from trustgate.mcp.streaming import Follower, Streamed, accepts, stream_of
 from trustgate.wire.asgi import TEXT
 
 STATE_S = 2.0
@@ -128,5 +128,17 @@ async def serve(exchange: Exchange, services: McpServices) -> Reply | Streamed:
     if not accepts(exchange.header_map.get(b"accept", b""))[1]:
         return Reply(status=406, body=b"Not Acceptable", headers=[TEXT])
     stream, position = stream_of(exchange.header_map.get(b"last-event-id", b"").decode("latin-1"))
-    surface = partial(surface_now, exchange, services)
-    return Streamed(Follower(session, stream, position, services, surface).write_to)
+    if stream == MAIN and not session.record.listens:
+        await mark_listening(session, services)
+    return Streamed(Follower(session, stream, position, services, exchange).write_to)
+
+
+async def mark_listening(session: ClientSession, services: McpServices) -> None:
+    """Calls of this session, wherever they run, now let its upstreams be heard. Raises HttpFailure."""
+    session.record.listens = True
+    try:
+        with trio.fail_after(STATE_S):
+            await services.sessions.keep(session)
+    except Exception as error:
+        log.warning("sessions are unavailable", error=str(error))
+        raise HttpFailure(503, UNAVAILABLE) from None

@@ -16,11 +16,14 @@ from msgspec import Raw
 from trustgate.identity.mcp import Caller
 from trustgate.limits.shared import SharedState
 from trustgate.mcp import jsonrpc
-from trustgate.mcp.upstream import PLAIN, Profile
+from trustgate.mcp.upstream import Profile
 from trustgate.view.model import ConsumerView
 
 ID = re.compile(r"tgs-[A-Za-z0-9_-]{32}")
 PREFIX = "trustgate:mcp:session:"
+SUBSCRIPTIONS = "trustgate:mcp:subscriptions:"
+MAX_SUBSCRIPTIONS = 100
+"""Of one session. Their log keeps four times as many entries, and all that hold are written anew before it is full."""
 MAX_OFFER_BYTES = 1024
 OFFERED = ("sampling", "elicitation")
 """Capabilities of clients that the gateway passes on to the upstreams of their calls."""
@@ -39,7 +42,21 @@ class Record(msgspec.Struct, kw_only=True, omit_defaults=True):
     version: str
     offers: bytes = b""
     log_level: str = ""
+    listens: bool = False
+    """Whether its client has ever read the session's own stream."""
     renewed_at: float = 0.0
+
+
+class Subscription(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A resource of a registry whose changes a client wants to hear of; or, not `on`, no longer."""
+
+    registry_id: str
+    uri: str
+    on: bool = True
+
+
+class TooMany(Exception):
+    """The session has subscribed to as much as it may."""
 
 
 class ClientSession(msgspec.Struct, frozen=True):
@@ -55,9 +72,9 @@ class ClientSession(msgspec.Struct, frozen=True):
 
     @property
     def profile(self) -> Profile:
-        """How upstream sessions are opened for its calls."""
+        """How upstream sessions are opened for its calls: what one caller's say outside of calls is no one else's."""
         record = self.record
-        return Profile(record.offers, record.log_level) if record.offers or record.log_level else PLAIN
+        return Profile(record.offers, record.log_level, (record.auth_id, record.issuer, record.subject))
 
     def hears(self, level: object) -> bool:
         """Whether log messages of that level are for this client: all are, until it asked for a level."""
@@ -78,7 +95,9 @@ class Sessions:
         return self._ttl_s > 0
 
     async def open(self, caller: Caller, consumer: ConsumerView, version: str, offers: bytes) -> ClientSession:
-        record = Record(**owner(caller, consumer), version=version, offers=offers, renewed_at=self._now())
+        record = Record(
+            **owner(caller, consumer), version=version, offers=offers, listens=False, renewed_at=self._now()
+        )
         session = ClientSession("tgs-" + secrets.token_urlsafe(24), record)
         await self.keep(session)
         return session
@@ -95,7 +114,13 @@ class Sessions:
         if self._now() - record.renewed_at > self._ttl_s / 4:
             record.renewed_at = self._now()
             await self.keep(session)
+            await self._renew_subscriptions(session)
         return session
+
+    async def again(self, session: ClientSession) -> ClientSession:
+        """The session as other processes have left it."""
+        raw = await self._state.get(PREFIX + session.id)
+        return session if raw is None else ClientSession(session.id, msgspec.msgpack.decode(raw, type=Record))
 
     async def lives(self, session: ClientSession) -> bool:
         """Whether it has not ended; being asked, it lives on."""
@@ -103,6 +128,7 @@ class Sessions:
         if raw is not None and self._now() - session.record.renewed_at > self._ttl_s / 4:
             session.record.renewed_at = self._now()
             await self._state.put(PREFIX + session.id, raw, self._ttl_s)
+            await self._renew_subscriptions(session)
         return raw is not None
 
     async def keep(self, session: ClientSession) -> None:
@@ -110,6 +136,41 @@ class Sessions:
 
     async def end(self, session: ClientSession) -> None:
         await self._state.delete(PREFIX + session.id)
+        await self._state.delete(SUBSCRIPTIONS + session.id)
+
+    # -- subscriptions -----------------------------------------------------------------------------------------------
+
+    async def subscriptions(self, session: ClientSession) -> dict[str, Subscription]:
+        """What the session has subscribed to, by URI."""
+        found, _ = await self._subscriptions(session)
+        return found
+
+    async def _subscriptions(self, session: ClientSession) -> tuple[dict[str, Subscription], int]:
+        found: dict[str, Subscription] = {}
+        entries = await self._state.entries(SUBSCRIPTIONS + session.id)
+        for _, raw in entries:
+            one = msgspec.msgpack.decode(raw, type=Subscription)
+            found.pop(one.uri, None)
+            if one.on:
+                found[one.uri] = one
+        return found, len(entries)
+
+    async def subscribe(self, session: ClientSession, subscription: Subscription) -> None:
+        """Keep that, or that it is over. Raises TooMany."""
+        found, length = await self._subscriptions(session)
+        if subscription.on and subscription.uri not in found and len(found) >= MAX_SUBSCRIPTIONS:
+            raise TooMany
+        if length > MAX_SUBSCRIPTIONS * 3 - 1:
+            await self._renew_subscriptions(session)
+        await self._append(session, subscription)
+
+    async def _renew_subscriptions(self, session: ClientSession) -> None:
+        for subscription in (await self.subscriptions(session)).values():
+            await self._append(session, subscription)
+
+    async def _append(self, session: ClientSession, subscription: Subscription) -> None:
+        value = msgspec.msgpack.encode(subscription)
+        await self._state.append(SUBSCRIPTIONS + session.id, value, MAX_SUBSCRIPTIONS * 4, self._ttl_s)
 
 
 def owner(caller: Caller, consumer: ConsumerView) -> dict[str, str]:

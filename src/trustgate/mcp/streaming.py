@@ -15,6 +15,7 @@ import trio
 from msgspec import Raw
 
 from trustgate.mcp import events, gate, jsonrpc
+from trustgate.mcp.attendance import Attendance
 from trustgate.mcp.call import Call, notification
 from trustgate.mcp.errors import HttpFailure
 from trustgate.mcp.events import EVENT_ID, LAST, MAIN, Journal
@@ -126,7 +127,7 @@ def stream_of(last_event_id: str) -> tuple[str, str]:
 
 
 class Follower:
-    """A client's GET: the log of a stream from a position on. `surface` tells what the client may use at a moment."""
+    """A client's GET: the log of a stream from a position on. A session's own stream has its upstreams heard."""
 
     def __init__(
         self,
@@ -134,7 +135,7 @@ class Follower:
         stream: str,
         position: str,
         services: McpServices,
-        surface: Callable[[], str | None],
+        exchange: Exchange,
     ) -> None:
         self._session = session
         self._stream = stream
@@ -142,8 +143,9 @@ class Follower:
         self._after = position
         self._services = services
         self._hub: Hub = services.hub
-        self._surface = surface
-        self._seen = surface()
+        self._attendance: Attendance | None = None
+        self._exchange = exchange
+        self._seen = surface_now(exchange, services)
         self._reader = ""
 
     async def write_to(self, write: Write) -> None:
@@ -151,10 +153,13 @@ class Follower:
         try:
             if self._stream == MAIN:
                 self._reader = await self._hub.take(self._session.id)
+                self._attendance = self._services.attendances.read(self._exchange, resumed=bool(self._after))
             await self._follow(write)
         except Exception as error:
             log.warning("a stream broke off", stream=self._stream, error=str(error))
         finally:
+            if self._attendance is not None:
+                self._services.attendances.left(self._attendance)
             self._hub.leave(self._session.id, self._reader)
             self._hub.forget(self._key)
 
@@ -197,7 +202,7 @@ class Follower:
         """Whether to wait for more. What is found out on the way is put into the log."""
         if self._services.readiness.draining or not await self._services.sessions.lives(self._session):
             return False
-        version = self._surface()
+        version = surface_now(self._exchange, self._services)
         if version is None:
             return False
         if self._stream == MAIN:
@@ -205,6 +210,8 @@ class Follower:
                 return False
             if version != self._seen:
                 self._seen = version
+                if self._attendance is not None:
+                    self._services.attendances.changed(self._attendance, self._exchange)
                 journal = Journal(self._hub.state, self._session.id, MAIN)
                 for kind in LIST_CHANGES:
                     await journal.add(notification(f"notifications/{kind}/list_changed", b""))

@@ -6,7 +6,7 @@ of broken streams. What must not: whose credentials are used, which session serv
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 from urllib.parse import urljoin
 
@@ -33,6 +33,8 @@ DRAIN_S = 1.0
 DEADLINES = Deadlines(connect_s=30.0, first_byte_s=30.0)
 SHORT = Deadlines(connect_s=5.0, first_byte_s=5.0, between_s=5.0, total_s=10.0)
 """For messages whose answers nobody waits for."""
+LISTENING = Deadlines(connect_s=30.0, first_byte_s=300.0, between_s=600.0)
+"""For a stream on which there may be nothing for long; one that is silent for longer is asked for again."""
 
 INITIALIZE = (
     b'{"protocolVersion":"2025-11-25","capabilities":{"roots":{"listChanged":true}%b},'
@@ -54,10 +56,11 @@ Json = dict[str, Any]
 
 class Profile(msgspec.Struct, frozen=True):
     """How a session is opened. `offers`: capabilities of its clients, members of a JSON object; `log_level`: of the
-    messages they want, empty for the server's own choice."""
+    messages they want, empty for the server's own choice; `caller`: whose it is, empty for one that all may use."""
 
     offers: bytes = b""
     log_level: str = ""
+    caller: tuple[str, ...] = ()
 
 
 PLAIN = Profile()
@@ -85,6 +88,9 @@ class Listener(Protocol):
         """The whole response to a request of the server's own."""
         ...
 
+
+Begun = Callable[[bool], Awaitable[None]]
+"""Told that a stream has begun, and whether something may have been missed before."""
 
 log = structlog.get_logger(__name__)
 
@@ -144,13 +150,14 @@ class _Page(msgspec.Struct):
 class Session:
     """One session with a server. `open` first; then requests may overlap. `headers` are sent with every message.
 
-    Mutable: the id counter, and what `open` negotiates.
+    Mutable: the id counter, what `open` negotiates, and whether somebody listens.
     """
 
     __slots__ = (
         "_background",
         "_fields",
         "_last_id",
+        "_listening",
         "_origin",
         "_pool",
         "_prepared",
@@ -176,6 +183,7 @@ class Session:
         self._background = background
         self._last_id = 0
         self._profile = profile
+        self._listening: trio.CancelScope | None = None
         self.id = b""
         self.capabilities: Json | None = None
 
@@ -208,6 +216,53 @@ class Session:
                 await response.read(MAX_ANSWER_BYTES)
         except WireError as error:
             log.debug("an upstream session was not closed", error=type(error).__name__)
+
+    @property
+    def listened(self) -> bool:
+        """Whether somebody hears what the server sends outside of requests."""
+        return self._listening is not None
+
+    def give_up(self) -> None:
+        """Nobody is to use this session any more."""
+        if self._listening is not None:
+            self._listening.cancel()
+
+    async def listen(self, listener: Listener, begun: Begun) -> None:
+        """Hear what the server sends outside of requests, over breaks of its stream; one listener at a time.
+
+        Returns when the server offers no such stream. Raises Unavailable when it is gone, or the session given up.
+        """
+        with trio.CancelScope() as self._listening:
+            try:
+                await self._listen(listener, begun)
+                return
+            finally:
+                self._listening = None
+        raise Unavailable("the session was given up")
+
+    async def _listen(self, listener: Listener, begun: Begun) -> None:
+        stream = _Stream(0)
+        missed = False
+        attempt = failures = 0
+        while True:
+            started = trio.current_time()
+            try:
+                more = [(b"last-event-id", stream.last_id.encode())] if stream.last_id else []
+                response = await self._send("GET", b"", LISTENING, more)
+                if response.status == 405 or (response.status == 200 and not is_stream(response)):
+                    response.close()
+                    return
+                await self._refused(response)
+                await begun(missed)
+                failures = 0
+                await self._read_stream(response, stream, listener)
+            except WireError as error:
+                failures += 1
+                if failures > MAX_RESUMPTIONS:
+                    raise Unavailable(reason(error)) from error
+            missed = not stream.last_id
+            attempt = 0 if trio.current_time() - started > RESUME_MAX_S else attempt + 1
+            await trio.sleep(stream.delay_s(attempt))
 
     async def request(self, method: str, params: bytes, listener: Listener | None = None) -> bytes:
         """The result of a request, as JSON text. Raises Unavailable, RpcError.
@@ -386,7 +441,7 @@ class Session:
 
 
 class _Stream:
-    """Messages out of the bytes of one logical stream, over its resumptions."""
+    """Messages out of the bytes of one logical stream, over its resumptions; `wanted` 0 waits for no answer."""
 
     def __init__(self, wanted: int) -> None:
         self.wanted = wanted
@@ -406,7 +461,7 @@ class _Stream:
 
     def feed(self, chunk: bytes) -> list[Message]:
         """The messages completed by `chunk` up to the answer, which is not among them. Raises Unavailable."""
-        self._size += len(chunk)
+        self._size += len(chunk) if self.wanted else 0
         if self._size > MAX_ANSWER_BYTES:
             raise Unavailable("the answer is too large")
         try:
@@ -423,7 +478,7 @@ class _Stream:
                 message = jsonrpc.read(event.data.encode())
             except jsonrpc.NOT_JSON as error:
                 raise Unavailable("the stream is not JSON-RPC") from error
-            if message.method is None and bytes(message.id) == self._wanted:
+            if message.method is None and self.wanted and bytes(message.id) == self._wanted:
                 self.answer = message
                 break
             found.append(message)

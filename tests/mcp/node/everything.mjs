@@ -21,6 +21,8 @@ const WAV = "UklGRiQAAABXQVZFZm10IBAAAAABAAEAQB8AAEAfAAABAAgAZGF0YQAAAAA=";
 const text = (value) => ({ content: [{ type: "text", text: value }] });
 const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 const transports = new Map();
+const built = new Set();
+const WATCHED = "test://watched-resource";
 const seen = { cancelled: 0, calls: 0 };
 
 function build() {
@@ -166,8 +168,17 @@ function build() {
   inner.setRequestHandler(CompleteRequestSchema, async ({ params }) => ({
     completion: { values: [`${params.argument.value}-one`, `${params.argument.value}-two`], total: 2, hasMore: false },
   }));
-  inner.setRequestHandler(SubscribeRequestSchema, async () => ({}));
-  inner.setRequestHandler(UnsubscribeRequestSchema, async () => ({}));
+  const watched = new Set();
+  inner.setRequestHandler(SubscribeRequestSchema, async ({ params }) => (watched.add(params.uri), {}));
+  inner.setRequestHandler(UnsubscribeRequestSchema, async ({ params }) => (watched.delete(params.uri), {}));
+  // Says something outside of every call, on this session's own stream.
+  tool("say", async ({ what }) => {
+    if (what === "updated") await inner.sendResourceUpdated({ uri: WATCHED });
+    if (what === "log") await inner.notification({ method: "notifications/message", params: { level: "warning", data: "aside" } });
+    if (what === "tools" && !server.added) server.added = tool("added", async () => text("added"));
+    return text(what);
+  }, { what: z.string() });
+  built.add({ inner, watched });
   const list = inner._requestHandlers.get("tools/list");
   inner.setRequestHandler(ListToolsRequestSchema, async (request, extra) => {
     const found = await list(request, extra);
@@ -190,6 +201,12 @@ async function handle(request, response) {
   if (request.url.startsWith("/release/")) {
     released.add(request.url.slice("/release/".length));
     return response.writeHead(204).end();
+  }
+  // Tells every session that has subscribed; how many there are.
+  if (request.url === "/touch") {
+    const found = [...built].filter(({ watched }) => watched.has(WATCHED));
+    for (const { inner } of found) inner.sendResourceUpdated({ uri: WATCHED }).catch(() => {});
+    return response.writeHead(200).end(String(found.length));
   }
   const chunks = [];
   for await (const chunk of request) chunks.push(chunk);

@@ -1,0 +1,274 @@
+"""What upstreams say outside of calls: one ear on each upstream session that somebody listens to (spec 05 §7.2).
+
+What lives here: keeping the stream of an upstream session open while it is wanted, asking for updates of resources,
+bounding how much an upstream may say. What must not: clients and their streams (`attendance`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any, Protocol
+
+import msgspec
+import structlog
+import trio
+
+from trustgate.mcp import jsonrpc
+from trustgate.mcp.discovery import Discovery
+from trustgate.mcp.errors import ConsentNeeded, HttpFailure, RpcFailure, unreachable
+from trustgate.mcp.hub import Hub, Outdated
+from trustgate.mcp.jsonrpc import Message
+from trustgate.mcp.links import Asker, Links, Peer, failure_of
+from trustgate.mcp.upstream import Profile, RpcError, Session, SessionLost, Unavailable
+
+MAX_PER_HOST = 256
+"""Ears on one upstream host, so that requests are not kept from its connections."""
+MAX_BYTES = 64 * 1024
+"""Larger notifications are left out."""
+MERGE_S = 0.1
+"""Notices of the same change within that time are one."""
+MAX_LOGS_A_S = 100
+READY_S = 5.0
+RETRY_S, RETRY_FACTOR, RETRY_MAX_S = 1.0, 2.0, 60.0
+WITHOUT_S = 300.0
+"""So long an upstream that has nothing to say, or no credential for, is left alone."""
+UPDATED = "notifications/resources/updated"
+LOG = "notifications/message"
+LIST_CHANGES = {f"notifications/{kind}/list_changed": kind for kind in ("tools", "resources", "prompts")}
+
+log = structlog.get_logger(__name__)
+
+
+class Hearer(Protocol):
+    """Somebody who hears of an upstream; neither method raises."""
+
+    async def changed(self, method: str) -> None:
+        """The upstream's lists of a kind have changed."""
+        ...
+
+    async def updated(self, peer: Peer, uri: str, params: bytes) -> None:
+        """A resource that this hearer asked about has changed."""
+        ...
+
+    async def logged(self, params: bytes) -> None: ...
+
+
+class _Uri(msgspec.Struct):
+    uri: Any = None
+
+
+class Ear:
+    """One upstream session that is listened to; an upstream's Listener.
+
+    Mutable: who hears, the resources they asked about, the session that it is on now.
+    """
+
+    wants_progress = False
+    answers: frozenset[str] = frozenset()
+
+    def __init__(self, ears: Ears, key: Hashable, peer: Peer, asker: Asker, profile: Profile) -> None:
+        self.key = key
+        self.peer = peer
+        self.asker = asker
+        self.hearers: set[Hearer] = set()
+        self.ready = trio.Event()
+        """Set when it is known for the first time whether the upstream can be heard."""
+        self.scope = trio.CancelScope()
+        self._ears = ears
+        self._profile = profile
+        self._asked: dict[str, set[Hearer]] = {}
+        self._session: Session | None = None
+        self._subscribed: Session | None = None
+        """The session on which the upstream was asked about the resources."""
+        self._merging: set[str] = set()
+        self._second, self._logs = 0, 0
+
+    async def run(self) -> None:
+        """Listen until cancelled; an upstream that is away is looked for again."""
+        delay = RETRY_S
+        with self.scope:
+            while True:
+                started = trio.current_time()
+                try:
+                    await self._listen()
+                    pause = WITHOUT_S
+                except ConsentNeeded:
+                    pause = WITHOUT_S
+                except (RpcFailure, HttpFailure, Unavailable) as failure:
+                    log.info("an upstream is not heard", registry_id=self.peer.registry.id, error=str(failure))
+                    delay = RETRY_S if trio.current_time() - started > RETRY_MAX_S else delay * RETRY_FACTOR
+                    pause = min(delay, RETRY_MAX_S)
+                self._session = None
+                self.ready.set()
+                await trio.sleep(pause)
+
+    async def _listen(self) -> None:
+        """Returns when the upstream has no stream. Raises RpcFailure, HttpFailure, Unavailable."""
+        key, session = await self._ears.links.hold(self.peer, self.asker, self._profile)
+        if session.listened:
+            raise Unavailable("the session is listened to already")
+
+        async def begun(missed: bool) -> None:
+            await self._begun(session, missed)
+
+        try:
+            await session.listen(self, begun)
+        except SessionLost:
+            self._ears.links.drop(key, session)
+            raise
+
+    async def _begun(self, session: Session, missed: bool) -> None:
+        """What is asked about is asked about anew on a new session; what may have changed unheard is told."""
+        known = self._subscribed
+        self._session = session
+        if known is not session:
+            self._subscribed = session
+            for uri in tuple(self._asked):
+                await self._ask(session, "resources/subscribe", uri)
+        self.ready.set()
+        if known is not None and known is not session:
+            for method in LIST_CHANGES:
+                self._merge(method, method)
+        if known is not None and (missed or known is not session):
+            for uri in self._asked:
+                self._merge(UPDATED + uri, UPDATED, uri, msgspec.json.encode({"uri": uri}))
+
+    async def _ask(self, session: Session, method: str, uri: str) -> None:
+        try:
+            await session.request(method, msgspec.json.encode({"uri": uri}))
+        except (RpcError, Unavailable) as error:
+            log.info("an upstream was not asked", method=method, registry_id=self.peer.registry.id, error=str(error))
+
+    # -- resources ---------------------------------------------------------------------------------------------------
+
+    async def subscribe(self, hearer: Hearer, uri: str) -> None:
+        """Hear of changes of that resource. Raises RpcFailure when the upstream does not tell of them."""
+        with trio.move_on_after(READY_S):
+            await self.ready.wait()
+        session = self._session
+        if session is None:
+            raise unreachable("its messages cannot be heard")
+        if not self._asked.get(uri):
+            offered = (session.capabilities or {}).get("resources")
+            if not isinstance(offered, dict) or not offered.get("subscribe"):
+                raise not_told(uri)
+            try:
+                await session.request("resources/subscribe", msgspec.json.encode({"uri": uri}))
+            except RpcError as error:
+                raise RpcFailure(error.code, error.message, raw=error.raw) from None
+            except Unavailable as error:
+                raise failure_of(error, "resources/subscribe") from None
+        self._asked.setdefault(uri, set()).add(hearer)
+
+    def unsubscribe(self, hearer: Hearer, uri: str) -> None:
+        hearers = self._asked.get(uri)
+        if hearers is None:
+            return
+        hearers.discard(hearer)
+        if hearers:
+            return
+        del self._asked[uri]
+        if self._session is not None:
+            self._ears.background.start_soon(self._ask, self._session, "resources/unsubscribe", uri)
+
+    def forget(self, hearer: Hearer) -> None:
+        """That hearer is gone."""
+        for uri in [uri for uri, hearers in self._asked.items() if hearer in hearers]:
+            self.unsubscribe(hearer, uri)
+        self.hearers.discard(hearer)
+
+    # -- what the upstream says --------------------------------------------------------------------------------------
+
+    async def notified(self, message: Message) -> None:
+        method, params = str(message.method), bytes(message.params)
+        if len(params) > MAX_BYTES:
+            log.info("a notification is too large", method=method, registry_id=self.peer.registry.id)
+        elif method in LIST_CHANGES:
+            self._merge(method, method)
+        elif method == UPDATED:
+            uri = jsonrpc.params_of(message, _Uri).uri
+            if isinstance(uri, str) and uri:
+                self._merge(UPDATED + uri, UPDATED, uri, params)
+        elif method == LOG and self._may_log():
+            for hearer in tuple(self.hearers):
+                await hearer.logged(params)
+
+    async def asked(self, message: Message) -> bytes:
+        raise AssertionError("an ear offers to answer nothing")
+
+    def _may_log(self) -> bool:
+        second = int(trio.current_time())
+        if second != self._second:
+            self._second, self._logs = second, 0
+        self._logs += 1
+        if self._logs == MAX_LOGS_A_S + 1:
+            log.info("an upstream logs too much", registry_id=self.peer.registry.id)
+        return self._logs <= MAX_LOGS_A_S
+
+    def _merge(self, name: str, method: str, uri: str = "", params: bytes = b"") -> None:
+        """Tell of a change in a moment, once for all notices of it until then."""
+        if name not in self._merging:
+            self._merging.add(name)
+            self._ears.background.start_soon(self._tell, name, method, uri, params)
+
+    async def _tell(self, name: str, method: str, uri: str, params: bytes) -> None:
+        await trio.sleep(MERGE_S)
+        self._merging.discard(name)
+        if method in LIST_CHANGES:
+            await self._ears.outdated(self.peer)
+            for hearer in tuple(self.hearers):
+                await hearer.changed(method)
+            return
+        # A server may also name a part of the resource that was asked about.
+        for asked, hearers in list(self._asked.items()):
+            if uri.startswith(asked):
+                for hearer in tuple(hearers):
+                    await hearer.updated(self.peer, uri, params)
+
+
+class Ears:
+    """All of this process. Mutable: ears by what they listen to."""
+
+    def __init__(self, links: Links, discovery: Discovery, hub: Hub, background: trio.Nursery) -> None:
+        self.links = links
+        self.background = background
+        self._discovery = discovery
+        self._hub = hub
+        hub.on_outdated(discovery.forget)
+        self._ears: dict[Hashable, Ear] = {}
+
+    def __len__(self) -> int:
+        return len(self._ears)
+
+    def join(self, hearer: Hearer, peer: Peer, asker: Asker, profile: Profile) -> Ear | None:
+        """The ear on that upstream, which from now on this hearer hears with; None when there are too many."""
+        key = (peer.key, asker.user if peer.per_user else None, profile)
+        ear = self._ears.get(key)
+        if ear is None:
+            if sum(one.peer.host == peer.host for one in self._ears.values()) >= MAX_PER_HOST:
+                log.warning("too many listen to an upstream", registry_id=peer.registry.id)
+                return None
+            ear = self._ears[key] = Ear(self, key, peer, asker, profile)
+            self.background.start_soon(ear.run)
+        ear.asker = asker
+        ear.hearers.add(hearer)
+        return ear
+
+    def leave(self, hearer: Hearer, ear: Ear) -> None:
+        ear.forget(hearer)
+        if not ear.hearers and self._ears.get(ear.key) is ear:
+            del self._ears[ear.key]
+            ear.scope.cancel()
+
+    async def outdated(self, peer: Peer) -> None:
+        """What that upstream lists has changed."""
+        self._discovery.forget(peer.registry.id)
+        await self._hub.tell(Outdated(peer.registry.id))
+
+
+def not_told(uri: str) -> RpcFailure:
+    return RpcFailure(
+        jsonrpc.INVALID_PARAMS,
+        f"mcp: resource cannot be subscribed to: its server does not offer it: {uri}",
+        status=404,
+    )
