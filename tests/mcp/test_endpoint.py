@@ -11,7 +11,7 @@ import pytest
 from tests.mcp.upstream_server import Faulty, serving
 from tests.mcp.world import KEY, SLUG, api_key, registry, world
 from tests.views import auth, consumer, later
-from trustgate.mcp.locate import BaseUrls
+from trustgate.mcp.locate import AllowedHosts, BaseUrls
 
 PING = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
 DEAD = "http://127.0.0.1:1/mcp"
@@ -169,6 +169,32 @@ async def test_forwarding_headers_are_believed_as_the_operator_says(base_urls: B
     async with world(registry("r-1", DEAD), base_urls=base_urls) as at:
         _, headers, _ = await at.send(PING, path="/x1/mcp", key="", **spoofed)
     assert headers["www-authenticate"].startswith(f'Bearer resource_metadata="{expected}/.well-known')
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Host": "Gateway.example:8082"}, 401),
+        ({"Host": "acme.mcp.example"}, 401),
+        ({"Host": "mcp.example"}, 403),
+        ({"Host": "evil.example"}, 403),
+        ({"Host": ""}, 403),
+        ({"Host": "evil.example", "X-Forwarded-Host": "gateway.example"}, 403),
+        ({"Host": "gateway.example", "X-Forwarded-Host": "evil.example"}, 403),
+        ({"Host": "gateway.example", "Origin": "http://evil.example"}, 403),
+        ({"Host": "gateway.example", "Origin": "https://gateway.example:3000"}, 401),
+        ({"Host": "gateway.example", "Origin": "null"}, 403),
+        ({"Host": "[::1]:8082"}, 401),
+    ],
+)
+async def test_where_hosts_are_named_others_are_refused_before_anything_else(
+    headers: dict[str, str], status: int
+) -> None:
+    allowed = AllowedHosts(("gateway.example", "*.mcp.example", "[::1]"))
+    async with world(registry("r-1", "http://up"), allowed_hosts=allowed) as one:
+        answered, fields, body = await one.send(key="", **headers)
+    assert (answered, body) == (status, b"host not allowed" if status == 403 else b"unauthenticated")
+    assert fields["x-content-type-options"] == "nosniff"
 
 
 async def test_consumers_of_other_types_and_inactive_ones_are_not_there() -> None:

@@ -29,7 +29,7 @@ from trustgate.mcp.ears import Ears
 from trustgate.mcp.exchange import Exchange
 from trustgate.mcp.hub import Hub
 from trustgate.mcp.links import Credentials, Links
-from trustgate.mcp.locate import BaseUrls
+from trustgate.mcp.locate import AllowedHosts, BaseUrls
 from trustgate.mcp.runtime import Runtimes
 from trustgate.mcp.services import McpConfig, McpServices, Pages
 from trustgate.mcp.sessions import Sessions
@@ -159,6 +159,7 @@ async def world(
     base_urls: BaseUrls | None = None,
     authenticating: Any = None,
     pages: Pages | None = None,
+    allowed_hosts: AllowedHosts | None = None,
     **gateway: Any,
 ) -> AsyncIterator[World]:
     """A running plane; with no entities of its own a consumer and a key are added to registries given."""
@@ -202,6 +203,7 @@ async def world(
             hub=hub,
             attendances=Attendances(sessions, hub, Ears(links, discovery, hub, nursery), nursery),
             cors=None,
+            allowed_hosts=allowed_hosts,
             now=time.time,
         )
         listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")

@@ -25,7 +25,7 @@ from trustgate.mcp.discovery import Discovery
 from trustgate.mcp.ears import Ears
 from trustgate.mcp.hub import Hub
 from trustgate.mcp.links import Links
-from trustgate.mcp.locate import BaseUrls
+from trustgate.mcp.locate import AllowedHosts, BaseUrls, host_of
 from trustgate.mcp.runtime import Runtimes
 from trustgate.mcp.services import McpConfig, McpServices
 from trustgate.mcp.sessions import Sessions
@@ -64,6 +64,13 @@ def mcp_cors(settings: Settings) -> Cors | None:
             max_age_s=int(cors.max_age) if cors.max_age.isdigit() else 600,
         )
     )
+
+
+def allowed_hosts(settings: Settings) -> AllowedHosts | None:
+    mcp = settings.mcp
+    if not mcp.allowed_hosts:
+        return None
+    return AllowedHosts((*mcp.allowed_hosts, *([host_of(mcp.public_base_url)] if mcp.public_base_url else ())))
 
 
 def sessions_of(parts: Parts) -> Sessions:
@@ -129,6 +136,7 @@ async def open_mcp(
                     hub=hub,
                     attendances=attendances,
                     cors=mcp_cors(settings),
+                    allowed_hosts=allowed_hosts(settings),
                     now=time.time,
                 )
             )

@@ -71,6 +71,14 @@ class McpApp:
         )
         exchange.client_certificate = peer_certificate.get() if scheme == "https" else None
         exchange.secure = exchange.base_url.startswith("https:")
+        allowed = self._services.allowed_hosts
+        if allowed is not None and allowed.refuses(exchange.header_map, exchange.base_url):
+            exchange.reply = Reply(status=403, body=b"host not allowed", headers=[TEXT])
+            try:
+                await self._write(exchange, exchange.reply, scope, send)
+            finally:
+                self._finished(exchange)
+            return
         if (cors := self._services.cors) is not None and b"origin" in exchange.header_map:
             preflight = cors.preflight(method.encode(), exchange.headers)
             if preflight is not None:

@@ -45,6 +45,29 @@ class BaseUrls:
         return any(address in network for network in self._trusted)
 
 
+class AllowedHosts:
+    """The hosts that requests may be addressed to, and that browser pages calling us may come from.
+
+    Keeps a page of some other site from reaching us by a name of its own that resolves to our address, and absolute
+    URLs from being made of a host that is not ours. `*.example.com` stands for every subdomain.
+    """
+
+    def __init__(self, hosts: Iterable[str]) -> None:
+        named = [host.strip().lower() for host in hosts]
+        self._exact = frozenset(host for host in named if not host.startswith("*."))
+        self._suffixes = tuple(host[1:] for host in named if host.startswith("*."))
+
+    def refuses(self, headers: Headers, base_url: str) -> bool:
+        """Whether a host that the request names, as its target or its page's, is none of these."""
+        targets = [b"http://" + headers.get(b"host", b""), base_url.encode("latin-1")]
+        if b"origin" in headers:
+            targets.append(headers[b"origin"])
+        return not all(self._admits(host_of(target.decode("latin-1"))) for target in targets)
+
+    def _admits(self, host: str) -> bool:
+        return host in self._exact or host.endswith(self._suffixes)
+
+
 def forwarded_scheme(fields: Iterable[tuple[bytes, bytes]], scheme: str) -> str:
     """The scheme that the last of the forwarding headers names; anything but http and https is no scheme of ours."""
     for name, value in fields:
@@ -59,4 +82,4 @@ def forwarded_scheme(fields: Iterable[tuple[bytes, bytes]], scheme: str) -> str:
     return scheme
 
 
-__all__ = ["BaseUrls", "Networks", "find", "host_of", "slug_of"]
+__all__ = ["AllowedHosts", "BaseUrls", "Networks", "find", "host_of", "slug_of"]

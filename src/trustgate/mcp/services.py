@@ -15,7 +15,7 @@ from trustgate.mcp.discovery import Discovery
 from trustgate.mcp.exchange import Exchange
 from trustgate.mcp.hub import Hub
 from trustgate.mcp.links import Links
-from trustgate.mcp.locate import BaseUrls
+from trustgate.mcp.locate import AllowedHosts, BaseUrls
 from trustgate.mcp.runtime import Runtimes
 from trustgate.mcp.sessions import Sessions
 from trustgate.policies.cors import Cors
@@ -82,4 +82,5 @@ class McpServices(msgspec.Struct, frozen=True, kw_only=True):
     hub: Hub
     attendances: Attendances
     cors: Cors | None
+    allowed_hosts: AllowedHosts | None = None
     now: Callable[[], float]

@@ -227,6 +227,15 @@ class Mcp(Struct, frozen=True):
             strict=True,
         ),
     ] = ()
+    allowed_hosts: Annotated[
+        tuple[str, ...],
+        Var(
+            "MCP_ALLOWED_HOSTS",
+            CSV,
+            "Hosts, without port, that the MCP plane may be addressed by and that browser pages calling it may come "
+            "from; `*.example.com` stands for every subdomain. Others get 403. Empty: all.",
+        ),
+    ] = ()
     discovery_timeout_s: Annotated[
         float,
         Var("MCP_DISCOVERY_TIMEOUT", DURATION, "Bound on asking one upstream for one list, all pages included."),
