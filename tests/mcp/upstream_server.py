@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.server
 import json
+import queue
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -36,6 +37,9 @@ class Faulty:
         self.verbs: list[str] = []
         self.gate: threading.Event | None = None
         """When set, answers to list methods wait for it."""
+        self.says: queue.Queue[bytes] | None = None
+        """When set, what is put into it goes out on the stream of its own; an empty text ends that stream."""
+        self.listeners = 0
         self.sessions = 0
         self.url = ""
 
@@ -55,6 +59,8 @@ class Faulty:
                     "capabilities": self.capabilities,
                     "serverInfo": {"name": "faulty", "version": "1"},
                 }
+            case "resources/subscribe" | "resources/unsubscribe":
+                return {}
             case "tools/call" | "prompts/get":
                 text = json.dumps({"name": params["name"], "arguments": params.get("arguments")})
                 if message["method"] == "tools/call":
@@ -107,8 +113,33 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.faulty.verbs.append(f"GET {self.headers.get('Last-Event-ID', '')}")
+        if "Last-Event-ID" not in self.headers:
+            self.speak()
+            return
         wanted = next(message for message in reversed(self.faulty.seen) if "id" in message)
         self.stream([self.response(wanted)])
+
+    def speak(self) -> None:
+        """The stream that belongs to no request."""
+        waiting = self.faulty.faults.get("GET")
+        if waiting:
+            fault = waiting.pop(0)
+            (ANSWERS[fault] if isinstance(fault, str) else fault)(self, {})
+            return
+        if self.faulty.says is None:
+            self.reply(405, b"")
+            return
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Connection", "close")
+        self.end_headers()
+        self.close_connection = True
+        self.faulty.listeners += 1
+        with contextlib.suppress(OSError):
+            while part := self.faulty.says.get():
+                self.wfile.write(part)
+                self.wfile.flush()
+        self.faulty.listeners -= 1
 
     def response(self, message: Json) -> Json:
         try:
