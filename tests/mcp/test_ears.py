@@ -15,7 +15,10 @@ from tests.mcp.upstream_server import Faulty, event, serving
 from tests.mcp.world import KEY, SLUG, World, api_key, registry, world
 from tests.views import consumer
 from trustgate.domain.entities import ToolkitEntry
-from trustgate.mcp import ears
+from trustgate.mcp import attendance, ears
+from trustgate.mcp.events import MAIN, key_of
+from trustgate.mcp.hub import Attended
+from trustgate.mcp.sessions import ClientSession, Record, Subscription
 
 URI = "test://one"
 BOTH = "application/json, text/event-stream"
@@ -58,14 +61,15 @@ class Client:
 
 
 @asynccontextmanager
-async def listening(faulty: Faulty, *entities: Any) -> AsyncIterator[Client]:
-    """A session that listens to that upstream alone."""
+async def listening(faulty: Faulty, *entities: Any, reading: bool = True) -> AsyncIterator[Client]:
+    """A session that listens to that upstream alone; its stream is read here, unless it is elsewhere."""
     with serving(faulty):
         async with world(*(entities or (registry("r-1", faulty.url),))) as one, trio.open_nursery() as nursery:
             body = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {"protocolVersion": "2025-11-25"}}
             _, headers, _ = await one.send(body, Accept=BOTH)
             client = Client(one, headers["mcp-session-id"])
-            nursery.start_soon(client.read)
+            if reading:
+                nursery.start_soon(client.read)
             with trio.fail_after(20):
                 yield client
             nursery.cancel_scope.cancel()
@@ -231,3 +235,102 @@ async def test_a_session_that_ends_leaves_its_upstreams() -> None:
         while len(client.at.services.attendances) or not faulty.asked("resources/unsubscribe"):  # noqa: ASYNC110
             await trio.sleep(0.01)
         assert len(client.at.services.attendances.ears) == 0
+
+
+async def noticed(client: Client) -> list[str]:
+    """The methods of what was put into the session's stream, which is read elsewhere."""
+    entries = await client.at.services.hub.state.entries(key_of(client.session, MAIN))
+    return [json.loads(entry[1:]).get("method", "") for _, entry in entries]
+
+
+async def test_where_a_session_is_left_to_another_process_what_is_on_its_way_is_still_told() -> None:
+    faulty = speaker()
+    async with listening(faulty, reading=False) as client:
+        await client.subscribe()
+        await client.at.services.hub.tell(Attended(client.session, "another", [URI]))
+        says(faulty, UPDATED, uri=URI)
+        while UPDATED not in await noticed(client):  # noqa: ASYNC110
+            await trio.sleep(0.01)
+        while len(client.at.services.attendances) or not faulty.asked("resources/unsubscribe"):  # noqa: ASYNC110
+            await trio.sleep(0.01)
+
+
+async def test_what_the_other_process_does_not_hear_is_heard_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attendance, "HAND_OVER_S", 0.01)
+    faulty = speaker()
+    async with listening(faulty, reading=False) as client:
+        await client.subscribe()
+        await client.subscribe("test://two")
+        await client.at.services.hub.tell(Attended(client.session, "another", ["test://two", "test://three"]))
+        while not faulty.asked("resources/unsubscribe"):  # noqa: ASYNC110
+            await trio.sleep(0.01)
+        assert [message["params"] for message in faulty.asked("resources/unsubscribe")] == [{"uri": "test://two"}]
+        says(faulty, UPDATED, uri=URI)
+        while UPDATED not in await noticed(client):  # noqa: ASYNC110
+            await trio.sleep(0.01)
+
+
+async def test_a_subscription_of_which_the_news_were_lost_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attendance, "SWEEP_S", 0.01)
+    monkeypatch.setattr(attendance, "ALIGN_S", 0.01)
+    faulty = speaker()
+    async with listening(faulty) as client, trio.open_nursery() as nursery:
+        await until_listened(faulty)
+        nursery.start_soon(client.at.services.attendances.run)
+        record = Record(gateway_id="", consumer_id="", auth_id="", issuer="", subject="", version="")
+        kept = Subscription(registry_id="r-1", uri=URI)
+        await client.at.services.sessions.subscribe(ClientSession(client.session, record), kept)
+        while not faulty.asked("resources/subscribe"):  # noqa: ASYNC110
+            await trio.sleep(0.01)
+        nursery.cancel_scope.cancel()
+
+
+async def test_the_upstream_hears_of_the_end_of_a_subscription_before_it_hears_of_the_next() -> None:
+    faulty = speaker()
+    async with listening(faulty) as client:
+        for number in range(1, 11):
+            assert await client.subscribe() == {}
+            says(faulty, UPDATED, uri=URI, number=number)
+            while not client.told or client.told[-1]["params"] != {"uri": URI, "number": number}:
+                await client.news.wait()
+            assert await client.ask("resources/unsubscribe", {"uri": URI}) == {}
+        while len(faulty.asked("resources/unsubscribe")) < len(faulty.asked("resources/subscribe")):  # noqa: ASYNC110
+            await trio.sleep(0.01)
+        asked = [message["method"] for message in faulty.seen if message["method"].endswith("subscribe")]
+        assert asked == ["resources/subscribe", "resources/unsubscribe"] * (len(asked) // 2)
+
+
+async def test_the_uri_of_a_subscription_is_bounded() -> None:
+    faulty = speaker()
+    async with listening(faulty) as client:
+        assert await client.subscribe("test://" + "x" * (attendance.MAX_URI - 7)) == {}
+        answer = await client.subscribe("test://" + "x" * (attendance.MAX_URI - 6))
+        assert answer["code"] == -32602
+        assert answer["message"] == "mcp: resource cannot be subscribed to: its URI is too long"
+
+
+@pytest.mark.parametrize(
+    ("named", "asked", "expected"),
+    [
+        ("a://b", "a://b", True),
+        ("a://b/c", "a://b", True),
+        ("a://b/c", "a://b/", True),
+        ("a://b?c", "a://b", True),
+        ("a://b#c", "a://b", True),
+        ("a://bc", "a://b", False),
+        ("a://b", "a://b/", False),
+        ("a://c", "a://b", False),
+    ],
+)
+def test_parts_of_a_resource(named: str, asked: str, expected: bool) -> None:
+    assert ears.is_part(named, asked) is expected
+
+
+async def test_an_upstream_that_names_too_many_parts_is_told_of_as_one_change() -> None:
+    faulty = speaker()
+    async with listening(faulty) as client:
+        await client.subscribe()
+        for number in range(20 * ears.MAX_MERGING):
+            says(faulty, UPDATED, uri=f"{URI}/{number}")
+        while {"uri": URI} not in [message["params"] for message in client.told]:
+            await client.news.wait()

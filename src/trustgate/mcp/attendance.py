@@ -2,14 +2,14 @@
 
 What lives here: which upstreams a session hears here, and the way of what they say into the session's own stream. A
 session is attended by the process that its client reads that stream from, and for a while by those that run its calls
-or subscribe for it; what is subscribed to is kept in shared state, so that another process can go on.
+or subscribe for it, at least until that process hears as much; what is subscribed to is kept in shared state, so that
+another process can go on. Notices may come twice, from two processes; none is lost on the way from one to the other.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from functools import partial
 
 import msgspec
 import structlog
@@ -23,12 +23,17 @@ from trustgate.mcp.ears import LOG, UPDATED, Ear, Ears
 from trustgate.mcp.errors import RpcFailure, unreachable
 from trustgate.mcp.events import MAIN, STATE_S, Journal, key_of
 from trustgate.mcp.exchange import Exchange
-from trustgate.mcp.hub import Hub, News
+from trustgate.mcp.hub import Attended, Hub, News
 from trustgate.mcp.links import Asker, Peer
 from trustgate.mcp.sessions import ClientSession, Sessions, Subscription, TooMany
 
 LINGER_S = 60.0
 """So long a session is attended after its last reader here, or its last call."""
+HAND_OVER_S = 1.0
+"""So long two processes hear the same, for what is on its way to the one that leaves."""
+ALIGN_S = 30.0
+"""How often a session that is read here is looked after, in case news of it were lost."""
+MAX_URI = 8 * 1024
 SWEEP_S = 5.0
 MAX_SESSIONS = 10_000
 FIRST_S = 1.0
@@ -39,12 +44,12 @@ log = structlog.get_logger(__name__)
 
 class Attendance:
     """One client session in this process; the Hearer of its ears. Mutable: ears by registry, what is subscribed to
-    here, how many read here."""
+    here, how many read here, and when it was used and aligned last."""
 
     def __init__(self, session: ClientSession, exchange: Exchange, attendances: Attendances) -> None:
         self.session = session
         self.readers = 0
-        self.used_at = trio.current_time()
+        self.used_at = self.aligned_at = trio.current_time()
         self._closed = False
         self._hub = attendances.hub
         self._all = attendances
@@ -90,6 +95,8 @@ class Attendance:
 
     async def subscribe(self, peer: Peer, uri: str) -> None:
         """Hear of that resource's changes, and keep that for other processes. Raises RpcFailure."""
+        if len(uri) > MAX_URI:
+            raise RpcFailure(jsonrpc.INVALID_PARAMS, "mcp: resource cannot be subscribed to: its URI is too long")
         async with self._turn:
             await self._subscribe(peer, uri)
             try:
@@ -106,9 +113,19 @@ class Attendance:
         await ear.subscribe(self, uri)
         self._asked[uri] = Subscription(registry_id=peer.registry.id, uri=uri)
 
+    @property
+    def subscribed_to(self) -> list[str]:
+        """What is subscribed to here."""
+        return list(self._asked)
+
+    def give_up(self, uris: Iterable[str]) -> None:
+        """Updates of those resources are heard elsewhere."""
+        for uri in uris:
+            self._unsubscribe(uri)
+
     def _unsubscribe(self, uri: str) -> None:
-        gone = self._asked.pop(uri)
-        if (ear := self._ears.get(gone.registry_id)) is not None:
+        gone = self._asked.pop(uri, None)
+        if gone is not None and (ear := self._ears.get(gone.registry_id)) is not None:
             ear.unsubscribe(self, uri)
 
     async def align(self, *, tell: bool = False) -> None:
@@ -126,21 +143,28 @@ class Attendance:
                 wanted = dict(self._asked)
             runtime = self._runtime
             self.restrict(runtime.peers)
-            for uri in [uri for uri in self._asked if uri not in wanted]:
-                self._unsubscribe(uri)
+            self.give_up([uri for uri in self._asked if uri not in wanted])
             if not self.readers:
                 return
-            for peer in runtime.peers:
-                self.ear(peer)
-            for uri, subscription in wanted.items():
-                peer = runtime.by_registry.get(subscription.registry_id)
-                if peer is None or uri in self._asked:
-                    continue
-                try:
-                    await self._subscribe(peer, uri)
-                except RpcFailure as failure:
-                    log.info("a subscription was not renewed", registry_id=peer.registry.id, error=failure.message)
-                    continue
+            async with trio.open_nursery() as nursery:
+                for peer in runtime.peers:
+                    self.ear(peer)
+                    of_peer = [uri for uri, one in wanted.items() if one.registry_id == peer.registry.id]
+                    missing = [uri for uri in of_peer if uri not in self._asked]
+                    if missing:
+                        nursery.start_soon(self._renew, peer, missing, tell)
+            self.aligned_at = trio.current_time()
+
+    async def _renew(self, peer: Peer, uris: list[str], tell: bool) -> None:
+        """Subscribe again to resources of one upstream, if it can be heard at all."""
+        for uri in uris:
+            try:
+                await self._subscribe(peer, uri)
+            except RpcFailure as failure:
+                log.info("a subscription was not renewed", registry_id=peer.registry.id, error=failure.message)
+                if (ear := self._ears.get(peer.registry.id)) is None or not ear.hears:
+                    return
+            else:
                 if tell:
                     await self.updated(peer, uri, msgspec.json.encode({"uri": uri}))
 
@@ -178,12 +202,13 @@ class Attendance:
     # -- what other processes say ------------------------------------------------------------------------------------
 
     def ended(self) -> None:
-        """The session is over, or its client reads elsewhere."""
         self._all.drop(self)
 
+    def attended(self, uris: list[str]) -> None:
+        self._all.hand_over(self, uris)
+
     def subscribed(self, by: str) -> None:
-        """The session has changed what it wants to hear."""
-        self._all.realign(self, by)
+        self._all.realign(self, announced=by != self._hub.instance)
 
 
 @contextmanager
@@ -233,7 +258,11 @@ class Attendances:
             await trio.sleep(SWEEP_S)
             oldest = trio.current_time() - LINGER_S
             for one in list(self._found.values()):
-                if not one.readers and one.used_at < oldest:
+                if one.readers:
+                    if one.aligned_at < trio.current_time() - ALIGN_S:
+                        one.aligned_at = trio.current_time()
+                        self.realign(one)
+                elif one.used_at < oldest:
                     self.drop(one)
 
     def of(self, exchange: Exchange) -> Attendance:
@@ -272,7 +301,7 @@ class Attendances:
             log.warning("a session is not attended", error=failure.message)
             return None
         found.readers += 1
-        self._background.start_soon(partial(found.align, tell=resumed and fresh))
+        self.realign(found, tell=resumed and fresh, announced=True)
         return found
 
     def changed(self, attendance: Attendance, exchange: Exchange) -> None:
@@ -284,13 +313,26 @@ class Attendances:
         attendance.readers -= 1
         attendance.used_at = trio.current_time()
 
-    def realign(self, attendance: Attendance, by: str = "") -> None:
-        self._background.start_soon(self._realign, attendance, by)
+    def realign(self, attendance: Attendance, *, tell: bool = False, announced: bool = False) -> None:
+        """`announced`: then those that attend it elsewhere may leave, if it is read here."""
+        self._background.start_soon(self._realign, attendance, tell, announced)
 
-    async def _realign(self, attendance: Attendance, by: str) -> None:
-        await attendance.align()
-        if attendance.readers and by and by != self.hub.instance:
-            await self.hub.take_again(attendance.session.id)
+    async def _realign(self, attendance: Attendance, tell: bool, announced: bool) -> None:
+        await attendance.align(tell=tell)
+        if attendance.readers and announced:
+            await self.hub.tell(Attended(attendance.session.id, self.hub.instance, attendance.subscribed_to))
+
+    def hand_over(self, attendance: Attendance, uris: list[str]) -> None:
+        """Another process hears for it, those resources too."""
+        self._background.start_soon(self._hand_over, attendance, uris, trio.current_time())
+
+    async def _hand_over(self, attendance: Attendance, uris: list[str], since: float) -> None:
+        await trio.sleep(HAND_OVER_S)
+        if attendance.readers:
+            return
+        attendance.give_up(uris)
+        if attendance.used_at < since and not attendance.subscribed_to:
+            self.drop(attendance)
 
     def drop(self, attendance: Attendance) -> None:
         if self._found.get(attendance.session.id) is attendance:

@@ -6,6 +6,7 @@ bounding how much an upstream may say. What must not: clients and their streams 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Hashable
 from typing import Any, Protocol
 
@@ -27,6 +28,7 @@ MAX_BYTES = 64 * 1024
 """Larger notifications are left out."""
 MERGE_S = 0.1
 """Notices of the same change within that time are one."""
+MAX_MERGING = 64
 MAX_LOGS_A_S = 100
 READY_S = 5.0
 RETRY_S, RETRY_FACTOR, RETRY_MAX_S = 1.0, 2.0, 60.0
@@ -80,7 +82,10 @@ class Ear:
         self._session: Session | None = None
         self._subscribed: Session | None = None
         """The session on which the upstream was asked about the resources."""
-        self._merging: set[str] = set()
+        self._leaving: dict[str, trio.Event] = {}
+        """Resources that the upstream is being told nobody asks about any more."""
+        self._merging: dict[str, float] = {}
+        """Notices that are about to be told, and when they came last."""
         self._second, self._logs = 0, 0
 
     async def run(self) -> None:
@@ -94,8 +99,10 @@ class Ear:
                     pause = WITHOUT_S
                 except ConsentNeeded:
                     pause = WITHOUT_S
-                except (RpcFailure, HttpFailure, Unavailable) as failure:
-                    log.info("an upstream is not heard", registry_id=self.peer.registry.id, error=str(failure))
+                except Exception as failure:
+                    expected = isinstance(failure, (RpcFailure, HttpFailure, Unavailable))
+                    told = log.info if expected else log.exception
+                    told("an upstream is not heard", registry_id=self.peer.registry.id, error=str(failure))
                     delay = RETRY_S if trio.current_time() - started > RETRY_MAX_S else delay * RETRY_FACTOR
                     pause = min(delay, RETRY_MAX_S)
                 self._session = None
@@ -139,12 +146,19 @@ class Ear:
         except (RpcError, Unavailable) as error:
             log.info("an upstream was not asked", method=method, registry_id=self.peer.registry.id, error=str(error))
 
+    @property
+    def hears(self) -> bool:
+        """Whether the upstream's stream is open now, or was when it was last looked at."""
+        return self._session is not None
+
     # -- resources ---------------------------------------------------------------------------------------------------
 
     async def subscribe(self, hearer: Hearer, uri: str) -> None:
         """Hear of changes of that resource. Raises RpcFailure when the upstream does not tell of them."""
         with trio.move_on_after(READY_S):
             await self.ready.wait()
+        while (leaving := self._leaving.get(uri)) is not None:
+            await leaving.wait()
         session = self._session
         if session is None:
             raise unreachable("its messages cannot be heard")
@@ -159,6 +173,8 @@ class Ear:
             except Unavailable as error:
                 raise failure_of(error, "resources/subscribe") from None
         self._asked.setdefault(uri, set()).add(hearer)
+        if hearer not in self.hearers:  # it left meanwhile
+            self.unsubscribe(hearer, uri)
 
     def unsubscribe(self, hearer: Hearer, uri: str) -> None:
         hearers = self._asked.get(uri)
@@ -168,8 +184,16 @@ class Ear:
         if hearers:
             return
         del self._asked[uri]
-        if self._session is not None:
-            self._ears.background.start_soon(self._ask, self._session, "resources/unsubscribe", uri)
+        if self._session is not None and uri not in self._leaving:
+            self._leaving[uri] = trio.Event()
+            self._ears.background.start_soon(self._leave, self._session, uri)
+
+    async def _leave(self, session: Session, uri: str) -> None:
+        """Whoever asks about it meanwhile waits, so that the upstream hears of both in their order."""
+        try:
+            await self._ask(session, "resources/unsubscribe", uri)
+        finally:
+            self._leaving.pop(uri).set()
 
     def forget(self, hearer: Hearer) -> None:
         """That hearer is gone."""
@@ -187,14 +211,23 @@ class Ear:
             self._merge(method, method)
         elif method == UPDATED:
             uri = jsonrpc.params_of(message, _Uri).uri
-            if isinstance(uri, str) and uri:
-                self._merge(UPDATED + uri, UPDATED, uri, params)
+            if isinstance(uri, str):
+                self._updated(uri, params)
         elif method == LOG and self._may_log():
             for hearer in tuple(self.hearers):
                 await hearer.logged(params)
 
     async def asked(self, message: Message) -> bytes:
         raise AssertionError("an ear offers to answer nothing")
+
+    def _updated(self, uri: str, params: bytes) -> None:
+        """Where an upstream names too many parts at once, what was asked about is named instead."""
+        for asked in self._asked:
+            if is_part(uri, asked):
+                if len(self._merging) < MAX_MERGING:
+                    self._merge(UPDATED + uri, UPDATED, uri, params)
+                    return
+                self._merge(UPDATED + asked, UPDATED, asked, msgspec.json.encode({"uri": asked}))
 
     def _may_log(self) -> bool:
         second = int(trio.current_time())
@@ -207,27 +240,27 @@ class Ear:
 
     def _merge(self, name: str, method: str, uri: str = "", params: bytes = b"") -> None:
         """Tell of a change in a moment, once for all notices of it until then."""
-        if name not in self._merging:
-            self._merging.add(name)
+        known = name in self._merging
+        self._merging[name] = trio.current_time()
+        if not known:
             self._ears.background.start_soon(self._tell, name, method, uri, params)
 
     async def _tell(self, name: str, method: str, uri: str, params: bytes) -> None:
         await trio.sleep(MERGE_S)
-        self._merging.discard(name)
+        noticed_at = self._merging.pop(name)
         if method in LIST_CHANGES:
-            await self._ears.outdated(self.peer)
+            await self._ears.outdated(self.peer, noticed_at)
             for hearer in tuple(self.hearers):
                 await hearer.changed(method)
             return
-        # A server may also name a part of the resource that was asked about.
         for asked, hearers in list(self._asked.items()):
-            if uri.startswith(asked):
+            if is_part(uri, asked):
                 for hearer in tuple(hearers):
                     await hearer.updated(self.peer, uri, params)
 
 
 class Ears:
-    """All of this process. Mutable: ears by what they listen to."""
+    """All of this process. Mutable: ears by what they listen to, and when lists of a registry were forgotten last."""
 
     def __init__(self, links: Links, discovery: Discovery, hub: Hub, background: trio.Nursery) -> None:
         self.links = links
@@ -236,6 +269,8 @@ class Ears:
         self._hub = hub
         hub.on_outdated(discovery.forget)
         self._ears: dict[Hashable, Ear] = {}
+        self._on_host: Counter[str] = Counter()
+        self._forgotten_at: dict[str, float] = {}
 
     def __len__(self) -> int:
         return len(self._ears)
@@ -245,10 +280,11 @@ class Ears:
         key = (peer.key, asker.user if peer.per_user else None, profile)
         ear = self._ears.get(key)
         if ear is None:
-            if sum(one.peer.host == peer.host for one in self._ears.values()) >= MAX_PER_HOST:
+            if self._on_host[peer.host] >= MAX_PER_HOST:
                 log.warning("too many listen to an upstream", registry_id=peer.registry.id)
                 return None
             ear = self._ears[key] = Ear(self, key, peer, asker, profile)
+            self._on_host[peer.host] += 1
             self.background.start_soon(ear.run)
         ear.asker = asker
         ear.hearers.add(hearer)
@@ -259,11 +295,21 @@ class Ears:
         if not ear.hearers and self._ears.get(ear.key) is ear:
             del self._ears[ear.key]
             ear.scope.cancel()
+            self._on_host[ear.peer.host] -= 1
 
-    async def outdated(self, peer: Peer) -> None:
-        """What that upstream lists has changed."""
-        self._discovery.forget(peer.registry.id)
-        await self._hub.tell(Outdated(peer.registry.id))
+    async def outdated(self, peer: Peer, noticed_at: float) -> None:
+        """What that upstream lists has changed; many of its sessions may have been told so at once."""
+        registry_id = peer.registry.id
+        if noticed_at <= self._forgotten_at.get(registry_id, -1.0):
+            return
+        self._forgotten_at[registry_id] = trio.current_time()
+        self._discovery.forget(registry_id)
+        await self._hub.tell(Outdated(registry_id))
+
+
+def is_part(uri: str, asked: str) -> bool:
+    """Whether a server that names `uri` means the resource asked about, or, as it may, a part of it."""
+    return uri.startswith(asked) and (len(uri) == len(asked) or asked[-1:] == "/" or uri[len(asked)] in "/?#")
 
 
 def not_told(uri: str) -> RpcFailure:

@@ -46,8 +46,16 @@ class Taken(msgspec.Struct, frozen=True, tag=True):
     reader: str
 
 
+class Attended(msgspec.Struct, frozen=True, tag=True):
+    """The process that the session's own stream is read from hears its upstreams, and updates of those resources."""
+
+    session_id: str
+    by: str
+    uris: list[str]
+
+
 class Subscribed(msgspec.Struct, frozen=True, tag=True):
-    """The session, as it is kept, has changed what it wants to hear; `by`: the process that knows already."""
+    """The session, as it is kept, has changed what it wants to hear; `by`: the process that was asked to."""
 
     session_id: str
     by: str
@@ -74,7 +82,7 @@ class Answered(msgspec.Struct, frozen=True, tag=True):
     response: bytes
 
 
-Telling = News | Followed | Taken | Subscribed | Outdated | Cancel | Answered
+Telling = News | Followed | Taken | Attended | Subscribed | Outdated | Cancel | Answered
 _decode = msgspec.msgpack.Decoder(Telling).decode
 
 
@@ -89,9 +97,17 @@ class Running(Protocol):
 class Watching(Protocol):
     """Who attends a session here."""
 
-    def ended(self) -> None: ...
+    def ended(self) -> None:
+        """The session is over."""
+        ...
 
-    def subscribed(self, by: str) -> None: ...
+    def attended(self, uris: list[str]) -> None:
+        """Another process does now, and hears updates of those resources."""
+        ...
+
+    def subscribed(self, by: str) -> None:
+        """The session has changed what it wants to hear."""
+        ...
 
 
 class Question:
@@ -213,15 +229,6 @@ class Hub:
         if self.reads(session_id, reader):
             del self._readers[session_id]
 
-    async def take_again(self, session_id: str) -> None:
-        """Whoever attends a session elsewhere may leave, if it is read here."""
-        reader = self._readers.get(session_id)
-        if reader is not None and self._own(reader):
-            await self.tell(Taken(session_id, reader))
-
-    def _own(self, reader: str) -> bool:
-        return reader.startswith(self.instance + "-")
-
     def watch(self, session_id: str, watching: Watching) -> None:
         self._watching[session_id] = watching
 
@@ -263,8 +270,9 @@ class Hub:
                 if session_id in self._readers and self._readers[session_id] != reader:
                     self._readers[session_id] = reader
                     self.wake(key_of(session_id, MAIN))
-                if not self._own(reader) and (watching := self._watching.get(session_id)) is not None:
-                    watching.ended()
+            case Attended(session_id, by, uris):
+                if by != self.instance and (watching := self._watching.get(session_id)) is not None:
+                    watching.attended(uris)
             case Subscribed(session_id, by):
                 if (watching := self._watching.get(session_id)) is not None:
                     watching.subscribed(by)

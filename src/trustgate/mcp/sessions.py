@@ -158,6 +158,8 @@ class Sessions:
     async def subscribe(self, session: ClientSession, subscription: Subscription) -> None:
         """Keep that, or that it is over. Raises TooMany."""
         found, length = await self._subscriptions(session)
+        if not subscription.on and subscription.uri not in found:
+            return
         if subscription.on and subscription.uri not in found and len(found) >= MAX_SUBSCRIPTIONS:
             raise TooMany
         if length > MAX_SUBSCRIPTIONS * 3 - 1:

@@ -256,6 +256,8 @@ class Session:
                 await begun(missed)
                 failures = 0
                 await self._read_stream(response, stream, listener)
+            except ValueError as error:
+                raise Unavailable("the request cannot be sent", executed=False) from error
             except WireError as error:
                 failures += 1
                 if failures > MAX_RESUMPTIONS:

@@ -196,15 +196,16 @@ function build() {
 }
 
 const released = new Set();
+const listened = new Set();
 
 async function handle(request, response) {
   if (request.url.startsWith("/release/")) {
     released.add(request.url.slice("/release/".length));
     return response.writeHead(204).end();
   }
-  // Tells every session that has subscribed; how many there are.
+  // Tells every session that has subscribed and is listened to; how many there are.
   if (request.url === "/touch") {
-    const found = [...built].filter(({ watched }) => watched.has(WATCHED));
+    const found = [...built].filter(({ inner, watched }) => watched.has(WATCHED) && listened.has(inner.transport?.sessionId));
     for (const { inner } of found) inner.sendResourceUpdated({ uri: WATCHED }).catch(() => {});
     return response.writeHead(200).end(String(found.length));
   }
@@ -223,6 +224,10 @@ async function handle(request, response) {
     });
     transport.onclose = () => transports.delete(transport.sessionId);
     await build().connect(transport);
+  }
+  if (request.method === "GET" && !request.headers["last-event-id"]) {
+    listened.add(id);
+    response.on("close", () => listened.delete(id));
   }
   await transport.handleRequest(request, response, body);
 }
