@@ -283,6 +283,15 @@ async def test_probes_carry_no_other_headers() -> None:
     assert (at.heard.probes, at.heard.exchanges) == ([("GET", "/readyz", 200)], [])
 
 
+@pytest.mark.parametrize("path", ["/health", "/healthz/", "/HEALTHZ", "/Readyz/"])
+async def test_probes_are_found_in_any_case_and_with_a_slash_at_the_end(path: str) -> None:
+    async with world(registry("r-1", DEAD)) as at:
+        status, headers, _ = await at.send(method="GET", path=path, key="")
+        posted, _, _ = await at.send(method="POST", path=path, key="")
+    assert (status, headers["content-type"], posted) == (200, "application/json", 401)
+    assert at.heard.probes == [("GET", path.lower().rstrip("/"), 200)]
+
+
 @pytest.mark.parametrize(
     ("dependencies", "status"),
     [

@@ -113,6 +113,35 @@ async def test_resources_templates_and_prompts_go_through() -> None:
     assert not any(message["method"].startswith(("resources", "prompts")) for message in without.seen)
 
 
+@pytest.mark.parametrize("params", [{}, {"arguments": None}, {"arguments": {}, "_meta": {"progressToken": 1}, "x": 1}])
+async def test_without_arguments_an_upstream_is_sent_an_empty_object(params: dict[str, Any]) -> None:
+    one = Faulty(prompts=[{"name": "hello"}])
+    with upstreams(one):
+        async with world(registry("r-1", one.url)) as at:
+            await at.rpc("tools/call", {"name": "echo"} | params)
+            await at.rpc("prompts/get", {"name": "hello"} | params)
+    assert one.asked("tools/call")[0]["params"] == {"name": "echo", "arguments": {}}
+    assert one.asked("prompts/get")[0]["params"] == {"name": "hello", "arguments": {}}
+
+
+@pytest.mark.parametrize(
+    ("entry", "templates"),
+    [
+        (ToolkitEntry("r-1", tool="*"), []),
+        (ToolkitEntry("r-1", prompt="*"), []),
+        (ToolkitEntry("r-1", resource="data://a"), [{"uriTemplate": "x"}, {"uriTemplate": "y"}]),
+    ],
+)
+async def test_templates_are_listed_of_registries_that_have_a_resource_entry(
+    entry: ToolkitEntry, templates: list[Any]
+) -> None:
+    one = Faulty(templates=[{"uriTemplate": "x"}, {"uriTemplate": "y"}])
+    with upstreams(one):
+        entity = consumer(SLUG, type="MCP", registry_ids=("r-1",), auth_ids=("a-1",), toolkit=(entry,))
+        async with world(registry("r-1", one.url), entity, api_key()) as at:
+            assert await at.rpc("resources/templates/list") == {"resourceTemplates": templates}
+
+
 async def test_a_resource_that_the_toolkit_denies_looks_like_one_that_is_not_there() -> None:
     one = Faulty(resources=[{"uri": "data://a"}, {"uri": "data://b"}], templates=[{"uriTemplate": "x"}], prompts=[])
     toolkit = (ToolkitEntry("r-1", resource="data://a*"),)

@@ -59,9 +59,9 @@ class McpApp:
             await lifespan(scope, receive, send)
             return
         method, path = scope["method"], (scope.get("raw_path") or scope["path"].encode()).decode("latin-1")
-        if path in PROBES and method in ("GET", "HEAD"):
-            answer = self._probe(path)
-            self._services.observer.probed(method, path, answer[0])
+        if method in ("GET", "HEAD") and (probe := path.lower().rstrip("/")) in PROBES:
+            answer = self._probe(probe)
+            self._services.observer.probed(method, probe, answer[0])
             await respond(scope, send, *answer)
             return
         exchange = Exchange(method, path, scope["headers"], b"", (scope.get("client") or ("",))[0])

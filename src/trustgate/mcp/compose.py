@@ -145,3 +145,8 @@ def permits_uri(entries: tuple[ToolkitEntry, ...] | None, uri: str) -> bool:
         uri.startswith(entry.resource[:-1]) if entry.resource.endswith(WILDCARD) else entry.resource == uri
         for entry in entries
     )
+
+
+def permits_template(entries: tuple[ToolkitEntry, ...] | None, template: str) -> bool:
+    """Whether the toolkit grants a template: all of a registry are, if any of its resources is."""
+    return entries is None or bool(entries)

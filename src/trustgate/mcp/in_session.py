@@ -13,7 +13,7 @@ from msgspec import Raw
 
 from trustgate.mcp import jsonrpc, methods
 from trustgate.mcp.attendance import shared_state, unavailable
-from trustgate.mcp.compose import Listing, permits_uri
+from trustgate.mcp.compose import Listing, permits_template, permits_uri
 from trustgate.mcp.discovery import PROMPTS, RESOURCES, TEMPLATES
 from trustgate.mcp.errors import RpcFailure, missing_param, not_found
 from trustgate.mcp.exchange import Exchange
@@ -137,7 +137,7 @@ async def template_of(uri: str, exchange: Exchange, services: McpServices) -> tu
     for kind in (TEMPLATES, RESOURCES):
         for peer, answer in await methods.ask_all(exchange, kind, runtime.peers, services):
             entries = runtime.entries(peer, kind)
-            allowed = permits_uri(entries, uri) if kind is RESOURCES else entries is None or bool(entries)
+            allowed = (permits_uri if kind is RESOURCES else permits_template)(entries, uri)
             if allowed and isinstance(answer, Listing) and any(item.name == uri for item in answer.items):
                 return peer, {"type": "ref/resource", "uri": uri}
     raise not_found("resource", uri)

@@ -211,22 +211,28 @@ async def call_tool(exchange: Exchange, message: Message, services: McpServices)
     params: NamedParams = jsonrpc.params_of(message, NamedParams)
     if not isinstance(params.name, str) or not params.name:
         raise errors.missing_param("tools/call", "name")
-    return await call_named(exchange, TOOLS, "tools/call", params.name, bytes(params.arguments), services)
+    return await call_named(exchange, TOOLS, "tools/call", params.name, given(params.arguments), services)
 
 
 async def get_prompt(exchange: Exchange, message: Message, services: McpServices) -> bytes:
     params: NamedParams = jsonrpc.params_of(message, NamedParams)
     if not isinstance(params.name, str) or not params.name:
         raise errors.missing_param("prompts/get", "name")
-    arguments = bytes(params.arguments)
+    arguments = given(params.arguments)
     if arguments and not is_string_map(arguments):
         raise RpcFailure(jsonrpc.INVALID_PARAMS, "prompts/get requires params.arguments to be an object of strings")
     return await call_named(exchange, PROMPTS, "prompts/get", params.name, arguments, services)
 
 
+def given(arguments: Raw) -> bytes:
+    """Empty when there are none; null is none."""
+    raw = bytes(arguments)
+    return b"" if raw == b"null" else raw
+
+
 def is_string_map(raw: bytes) -> bool:
     try:
-        msgspec.json.decode(raw, type=dict[str, str] | None)
+        msgspec.json.decode(raw, type=dict[str, str])
     except jsonrpc.NOT_JSON:
         return False
     return True

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import msgspec
 
 from trustgate.domain.entities import ToolkitEntry
-from trustgate.mcp.compose import Composition, Listing, compose, permits_uri, result_of
+from trustgate.mcp.compose import Composition, Listing, compose, permits_template, permits_uri, result_of
 from trustgate.mcp.discovery import PROMPTS, RESOURCES, TEMPLATES, TOOLS, Kind
 from trustgate.mcp.links import Peer
 from trustgate.mcp.surface import Surface, inline_surface, role_surface
@@ -90,11 +90,12 @@ class ConsumerRuntime:
         if kind in (TOOLS, PROMPTS):
             parts = [(peer.registry, listing, self.entries(peer, kind)) for peer, listing in found]
             return compose(parts, kind.toolkit, kind.member)
+        permits = permits_template if kind is TEMPLATES else permits_uri
         objects = [
             item.raw
             for peer, listing in found
             for item in listing.items
-            if kind is TEMPLATES or permits_uri(self.entries(peer, kind), item.name)
+            if permits(self.entries(peer, kind), item.name)
         ]
         return Composition({}, result_of(kind.member, objects), frozenset())
 
