@@ -186,16 +186,18 @@ class ProxyApp:
     async def _late(self, exchange: Exchange) -> None:
         """Late policies, at most 30 s, then the event."""
         try:
-            with trio.move_on_after(LATE_POLICIES_S):
-                await after_answer(exchange)
-        except Exception:  # a late policy's failure reaches nobody but the log
+            try:
+                with trio.move_on_after(LATE_POLICIES_S):
+                    await after_answer(exchange)
+            finally:
+                self._save_session(exchange)
+                self._services.observer.finished(exchange)
+        except Exception:  # what fails after the answer reaches nobody but the log
             log.exception("late policies failed", trace_id=exchange.trace_id)
         finally:
             self._late_running -= 1
             if not self._late_running and self._settled is not None:
                 self._settled.set()
-        self._save_session(exchange)
-        self._services.observer.finished(exchange)
 
     async def settle(self) -> None:
         """Wait until the late policies of all answered requests are over, so that their events are not lost."""

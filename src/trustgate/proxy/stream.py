@@ -124,7 +124,7 @@ class OpenStream:
             with reader.scope:
                 while not reader.stop and not self._has_content():
                     await self._read_one()
-        except BROKEN as error:
+        except Exception as error:  # whatever it is, it is the request's, and must not end its neighbours
             reader.error = error
         finally:
             reader.over.set()
