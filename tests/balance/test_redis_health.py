@@ -49,9 +49,20 @@ async def test_marks_are_shared_under_the_documented_keys(redis_url: str) -> Non
         async def stored() -> bool:
             return await redis.get(f"lb:health:{name}") is not None
 
-        first.failed(pool[0], "http_5xx")
-        first.failed(pool[0], "http_5xx")
+        assert await first.unhealthy(pool) == frozenset()
         await until(stored)
+        mark = json.loads(await redis.get(f"lb:health:{name}"))
+        seeded = {"Healthy": True, "LastCheck": mark["LastCheck"], "LastError": None, "Failures": 0, "ActiveConn": 0}
+        assert mark == seeded | {"Error": ""}
+        assert 3500 < await redis.ttl(f"lb:health:{name}") <= 3600
+        first.failed(pool[0], "http_5xx")
+        first.failed(pool[0], "http_5xx")
+
+        async def marked() -> bool:
+            return not (await second.status(name)).healthy
+
+        await until(marked)
+        assert await first.unhealthy(pool) == {name}, "a mark that is there is not seeded anew"
         mark = json.loads(await redis.get(f"lb:health:{name}"))
         assert (mark["Healthy"], mark["LastError"], mark["Failures"], mark["Error"]) == (False, None, 2, "http_5xx")
         assert await redis.get(f"lb:health:{name}:failures") in (b"2", "2")

@@ -1,8 +1,9 @@
 """The health book shared through Redis under the documented keys (spec 02 §7.6, spec 06 §16).
 
 `lb:health:{registry}` holds `{"Healthy","LastCheck","LastError":null,"Failures","ActiveConn"}` for an hour, the
-reason in `Error`; `lb:health:{registry}:failures` counts, expiring after the registry's interval. Reports go through
-a bounded queue that one task drains, so a request never waits for them; Redis trouble means "healthy".
+reason in `Error`; `lb:health:{registry}:failures` counts, expiring after the registry's interval. A pool's registry
+without a mark gets a healthy one. Writes go through a bounded queue that one task drains, so a request never waits for
+them; Redis trouble means "healthy".
 """
 
 from __future__ import annotations
@@ -25,11 +26,15 @@ READ_TIMEOUT_S = 0.25
 log = structlog.get_logger(__name__)
 
 
+Write = Callable[[RegistryView], Awaitable[None]]
+"""What the background task does to a registry's keys."""
+
+
 class RedisClient(Protocol):
     """The few commands used of a coredis client."""
 
     def mget(self, keys: list[str]) -> Awaitable[Any]: ...
-    def set(self, key: str, value: bytes | str, *, ex: int) -> Awaitable[Any]: ...
+    def set(self, key: str, value: bytes | str, *, ex: int, condition: Any = None) -> Awaitable[Any]: ...
     def incr(self, key: str) -> Awaitable[int]: ...
     def expire(self, key: str, seconds: int) -> Awaitable[Any]: ...
     def delete(self, keys: list[str]) -> Awaitable[Any]: ...
@@ -70,16 +75,16 @@ class RedisHealth:
     def __init__(self, redis: RedisClient, now: Callable[[], float]) -> None:
         self._redis = redis
         self._now = now
-        self._send, self._receive = trio.open_memory_channel[tuple[RegistryView, str | None]](QUEUE)
+        self._send, self._receive = trio.open_memory_channel[tuple[RegistryView, Write]](QUEUE)
         self._known: dict[str, HealthStatus] = {}
         self._trials: dict[str, float] = {}
         self.dropped = 0
 
     async def run(self) -> None:
         """Write reports until cancelled."""
-        async for registry, error in self._receive:
+        async for registry, write in self._receive:
             try:
-                await (self._write_success(registry) if error is None else self._write_failure(registry, error))
+                await write(registry)
             except Exception as failure:  # any client error: the next report tries again
                 log.warning("health mark not written", registry_id=registry.id, error=type(failure).__name__)
 
@@ -91,9 +96,11 @@ class RedisHealth:
         except Exception as failure:  # Redis trouble never fails a request
             log.warning("health marks not read", error=type(failure).__name__)
             return frozenset()
-        return frozenset(
-            registry.id for registry, value in zip(pool, values, strict=True) if self._avoid(registry, value)
-        )
+        marks = list(zip(pool, values, strict=True))
+        for registry, value in marks:
+            if value is None:
+                self._put(registry, self._seed)
+        return frozenset(registry.id for registry, value in marks if self._avoid(registry, value))
 
     async def status(self, registry_id: str) -> HealthStatus:
         """The shared mark. Raises what the client raises."""
@@ -116,18 +123,24 @@ class RedisHealth:
         return False
 
     def succeeded(self, registry: RegistryView) -> None:
-        self._put(registry, None)
+        self._put(registry, self._write_success)
 
     def failed(self, registry: RegistryView, error: str) -> None:
         checks = registry.health_checks
         if checks is not None and (checks.passive or checks.path):
-            self._put(registry, error)
+            self._put(registry, lambda registry: self._write_failure(registry, error))
 
-    def _put(self, registry: RegistryView, error: str | None) -> None:
+    def _put(self, registry: RegistryView, write: Write) -> None:
         try:
-            self._send.send_nowait((registry, error))
+            self._send.send_nowait((registry, write))
         except trio.WouldBlock:
             self.dropped += 1
+
+    async def _seed(self, registry: RegistryView) -> None:
+        from coredis import PureToken  # large, and here only with a client of it
+
+        mark = msgspec.json.encode(StoredMark(last_check=self._stamp()))
+        await self._redis.set(f"lb:health:{registry.id}", mark, ex=TTL_S, condition=PureToken.NX)
 
     async def _write_success(self, registry: RegistryView) -> None:
         key = f"lb:health:{registry.id}"
