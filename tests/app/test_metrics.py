@@ -20,6 +20,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.e2e.installation import Demo, free_port, installed
 from tests.e2e.upstream import FaultyUpstream
+from trustgate.app.metrics_plane import places
+from trustgate.settings import Settings
 from trustgate.telemetry.instruments import MAX_SERIES, OTHER, Counter, Gauge, Histogram, added, counted, exposition
 from trustgate.telemetry.metrics import Metrics
 
@@ -188,6 +190,12 @@ def test_a_plane_shows_its_own_metrics_and_those_of_the_process() -> None:
     assert "trustgate_requests_total{" in proxy and "trustgate_mcp_requests_total{" not in proxy
     assert "trustgate_requests_total{" not in mcp and "trustgate_mcp_requests_total{" in mcp
     assert "trustgate_build_info" in proxy and "trustgate_build_info" in mcp
+
+
+@pytest.mark.parametrize(("port", "where"), [("8081", 9091), ("0", 0), ("64525", 65535), ("64526", 0), ("65535", 0)])
+def test_the_metrics_of_a_plane_are_on_a_port_that_there_is(port: str, where: int) -> None:
+    settings = Settings.load({"SERVER_PROXY_PORT": port})
+    assert [place.port for place in places(settings, frozenset({"proxy"}))] == [where]
 
 
 def test_the_exposition_follows_what_the_scraper_accepts() -> None:

@@ -299,13 +299,8 @@ def test_a_plan_limit_has_no_reason(running: Installation, upstream: FaultyUpstr
     assert (answer.status, found["status"]) == (429, {"code": 429, "is_timeout": False})
 
 
-@pytest.mark.parametrize(
-    ("accept", "sent", "size"),
-    [("application/json", "application/json", 1), ("text/event-stream", "text/event-stream", -1)],
-)
-def test_an_mcp_call(
-    running: Installation, records: Records, folder: pathlib.Path, accept: str, sent: str, size: int
-) -> None:
+def agent_of(running: Installation) -> tuple[str, str]:
+    """The slug of a new MCP consumer, and its key."""
     demo = Demo(running)
     target = {"url": "http://127.0.0.1:1/mcp", "transport": "streamable-http"}
     body = {"name": "tools", "type": "MCP", "mcp_target": target}
@@ -314,22 +309,55 @@ def test_an_mcp_call(
     consumer = running.call("POST", f"{demo.base}/consumers", body)
     auth = running.call("POST", f"{demo.base}/auths", {"name": "key", "type": "api_key"})
     running.call("POST", f"{demo.base}/consumers/{consumer['id']}/auths/{auth['id']}")
+    return consumer["slug"], auth["api_key"]
+
+
+def initialize(running: Installation, slug: str, **headers: str) -> http.client.HTTPResponse:
     where = urlsplit(running.mcp)
     connection = http.client.HTTPConnection(where.hostname or "", where.port, timeout=60)
     params = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}}
     call = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": params}
-    headers = {"X-AG-API-Key": auth["api_key"], "Content-Type": "application/json", "Accept": accept}
-    connection.request("POST", f"/{consumer['slug']}/mcp", json.dumps(call), headers)
+    connection.request("POST", f"/{slug}/mcp", json.dumps(call), {"Content-Type": "application/json"} | headers)
     response = connection.getresponse()
-    trace = response.getheader("X-AG-Trace-Id") or ""
     assert response.status == 200, response.read()
+    return response
+
+
+@pytest.mark.parametrize(
+    ("accept", "sent", "size"),
+    [("application/json", "application/json", 1), ("text/event-stream", "text/event-stream", -1)],
+)
+def test_an_mcp_call(
+    running: Installation, records: Records, folder: pathlib.Path, accept: str, sent: str, size: int
+) -> None:
+    slug, key = agent_of(running)
+    response = initialize(running, slug, **{"X-AG-API-Key": key, "Accept": accept})
+    trace = response.getheader("X-AG-Trace-Id") or ""
     found = records[trace]
     assert (found["kind"], found["consumer"]["name"], found["mcp"]["method"]) == ("mcp", "agent", "initialize")
     assert found["mcp"]["operation"] == "initialize"
     assert found["response"]["headers"]["Content-Type"] == [sent]
     line = eventually(lambda: access_line(folder, trace))
-    assert (line["status"], line["method"], line["path"]) == (200, "POST", f"/{consumer['slug']}/mcp")
+    assert (line["status"], line["method"], line["path"]) == (200, "POST", f"/{slug}/mcp")
     assert (line["request_id"], line["bytes_out"] >= 0) == (response.getheader("X-Request-Id"), size > 0)
+
+
+def test_an_mcp_call_of_the_playground_leaves_its_complete_event(running: Installation) -> None:
+    slug, key = agent_of(running)
+    response = initialize(running, slug, **{"X-AG-API-Key": key, "X-AG-Playground-Token": f"{MARK}play"})
+    answer = response.read().decode()
+    path = f"/v1/playground/traces/{response.getheader('X-AG-Trace-Id')}"
+
+    def kept() -> Json | None:
+        try:
+            return running.call("GET", path)
+        except AssertionError:  # not written yet
+            return None
+
+    found = eventually(kept)
+    assert (found["kind"], found["response"]["body"]) == ("mcp", answer)
+    assert json.loads(found["request"]["body"])["method"] == "initialize"
+    assert found["request"]["headers"]["X-Ag-Playground-Token"] == ["[REDACTED]"]
 
 
 def test_bodies_are_in_the_raw_store_and_nowhere_else(demo: Demo, records: Records, postgres_dsn: str) -> None:

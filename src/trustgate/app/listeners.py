@@ -22,12 +22,12 @@ Serve = Callable[..., Awaitable[None]]
 """`async serve(task_status=...)`: started once it accepts connections, returns when drained."""
 
 
-def bind(port: int, *, shared: bool = False) -> list[socket.socket]:
+def bind(port: int, *, shared: bool = False, variable: str = "") -> list[socket.socket]:
     """Sockets of a port on all interfaces, one for IPv4 and, where the machine has it, one for IPv6.
 
     Two sockets, so that an IPv4 client is never reported as an IPv6-mapped address. They are not yet listening.
     `shared` lets several worker processes bind the same port. Port 0 picks one port for both. Raises
-    ConfigurationError when the port cannot be used.
+    ConfigurationError, naming the `variable` of the port, when it cannot be used.
     """
     sockets: list[socket.socket] = []
     try:
@@ -40,7 +40,8 @@ def bind(port: int, *, shared: bool = False) -> list[socket.socket]:
     except OSError as failure:
         for sock in sockets:
             sock.close()
-        raise ConfigurationError(f"server failed: port {port} cannot be used: {failure.strerror}") from failure
+        told = f"port {port} ({variable})" if variable else f"port {port}"
+        raise ConfigurationError(f"server failed: {told} cannot be used: {failure.strerror}") from failure
     return sockets
 
 

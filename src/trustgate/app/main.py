@@ -155,7 +155,10 @@ async def run_here(
 ) -> None:
     """These planes in this process."""
     shared = workers.is_worker()
-    sockets = {plane: listeners.bind(port, shared=shared) for plane, port in ports(planes, settings).items()}
+    sockets = {
+        plane: listeners.bind(port, shared=shared, variable=f"SERVER_{plane.upper()}_PORT")
+        for plane, port in ports(planes, settings).items()
+    }
     async with open_parts(settings, planes, metrics) as parts, AsyncExitStack() as stack:
         views = Views()
         readiness = Readiness(parts.store, parts.shared, embedded=settings.embedded(planes))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from trustgate.app.mcp_meter import McpMeter
-from trustgate.app.observer import EventObserver
+from trustgate.app.observer import PLAYGROUND_HEADER, EventObserver
 from trustgate.mcp.app import JSON, common_headers
 from trustgate.mcp.errors import HeaderList
 from trustgate.mcp.exchange import Exchange, Reply
@@ -31,7 +31,9 @@ class McpObserver:
         if exchange.facts is None or caller is None:
             return
         size = len(exchange.body) + (len(exchange.reply.body) if exchange.reply is not None else 0)
-        self._events.record(caller.view, partial(facts_of, exchange, policies=self._policies), size)
+        facts = partial(facts_of, exchange, policies=self._policies)
+        playground = bool(exchange.header_map.get(PLAYGROUND_HEADER))
+        self._events.record(caller.view, facts, size, playground=playground)
 
     def probed(self, method: str, path: str, status: int) -> None:
         self._meter.probed(method, path, status)

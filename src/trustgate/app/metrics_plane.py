@@ -24,6 +24,7 @@ from trustgate.telemetry.metrics import Metrics
 from trustgate.wire.server import Server, ServerConfig
 
 PORT_OFFSET = 1010
+MAX_PORT = 65535
 ANSWER_S = 1.0
 """How long a scrape waits for a worker; one that is busier than that is shown as of its last answer."""
 
@@ -56,8 +57,13 @@ def places(settings: Settings, planes: frozenset[str]) -> list[Place]:
         ports = {"admin": server.admin_port, "proxy": server.proxy_port, "mcp": server.mcp_port}
         for plane, port in ports.items():
             if plane in planes:
-                found.append(Place(metrics.bind, port + PORT_OFFSET if port else 0, plane))
+                found.append(Place(metrics.bind, offset(port), plane))
     return found
+
+
+def offset(port: int) -> int:
+    """The metrics port of a plane; any free one where its own is free to be chosen, or too high for the offset."""
+    return port + PORT_OFFSET if 0 < port <= MAX_PORT - PORT_OFFSET else 0
 
 
 async def serve_metrics(places_: Sequence[Place], gather: Gather, stop: trio.Event) -> None:

@@ -7,6 +7,7 @@ several planes can share one environment.
 import base64
 import binascii
 import os
+import ssl
 from typing import TYPE_CHECKING
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -52,14 +53,16 @@ def _server_key_is_provisioned(settings: "Settings", planes: frozenset[str]) -> 
 
 
 def _check_server(settings: "Settings", planes: frozenset[str]) -> None:
-    server = settings.server
-    for plane, name, port in (
-        ("admin", "SERVER_ADMIN_PORT", server.admin_port),
-        ("proxy", "SERVER_PROXY_PORT", server.proxy_port),
-        ("mcp", "SERVER_MCP_PORT", server.mcp_port),
+    server, metrics = settings.server, settings.metrics
+    for used, name, port in (
+        ("admin" in planes, "SERVER_ADMIN_PORT", server.admin_port),
+        ("proxy" in planes, "SERVER_PROXY_PORT", server.proxy_port),
+        ("mcp" in planes, "SERVER_MCP_PORT", server.mcp_port),
+        (metrics.enabled, "METRICS_PORT", metrics.port),
+        (metrics.ops_enabled, "OPS_METRICS_PORT", metrics.ops_port),
     ):
-        if plane in planes and not 0 <= port <= 65535:
-            raise invalid(f"{name} must be a port number")
+        if used:
+            _check_port(name, port)
     if not server.gateway_base_domain:
         raise invalid("GATEWAY_BASE_DOMAIN is required")
     if "mcp" in planes and not server.mcp_base_domain:
@@ -73,6 +76,7 @@ def _check_server(settings: "Settings", planes: frozenset[str]) -> None:
         ("SERVER_TLS_KEY", server.tls_key),
         ("SERVER_TLS_CLIENT_CA", server.tls_client_ca),
     )
+    _check_certificate(server.tls_cert, server.tls_key, server.tls_client_ca)
     for name, number in (
         ("SERVER_MAX_CONNECTIONS", server.max_connections),
         ("SERVER_MAX_BODY_BYTES", server.max_body_bytes),
@@ -81,6 +85,11 @@ def _check_server(settings: "Settings", planes: frozenset[str]) -> None:
     ):
         if number <= 0:
             raise invalid(f"{name} must be greater than 0")
+
+
+def _check_port(name: str, port: int) -> None:
+    if not 0 <= port <= 65535:
+        raise invalid(f"{name} must be a port number")
 
 
 def _check_traffic(settings: "Settings", planes: frozenset[str]) -> None:
@@ -119,6 +128,7 @@ def _check_database(settings: "Settings") -> None:
     for name, text in (("DB_HOST", database.host), ("DB_USER", database.user), ("DB_NAME", database.name)):
         if not text.strip():
             raise invalid(f"{name} is required")
+    _check_port("DB_PORT", database.port)
     if database.login not in ("default", "aws"):
         raise invalid("POSTGRES_LOGIN must be default or aws")
     if database.ssl_mode not in _SSL_MODES:
@@ -131,6 +141,7 @@ def _check_database(settings: "Settings") -> None:
 
 def _check_redis(settings: "Settings") -> None:
     redis = settings.redis
+    _check_port("REDIS_PORT", redis.port)
     if redis.login not in ("default", "aws"):
         raise invalid("REDIS_LOGIN must be default or aws")
     if redis.login == "aws":
@@ -188,6 +199,21 @@ def _check_control_plane(settings: "Settings") -> None:
             "CONFIG_SYNC_GRPC_TLS_CERT and CONFIG_SYNC_GRPC_TLS_KEY are required when APP_ENV is " + settings.app.env
         )
     _check_readable(("CONFIG_SYNC_GRPC_TLS_CERT", sync.grpc_tls_cert), ("CONFIG_SYNC_GRPC_TLS_KEY", sync.grpc_tls_key))
+
+
+def _check_certificate(cert: str, key: str, client_ca: str) -> None:
+    """What the listeners will load, loaded once: a file that holds something else is told by its variable."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    if cert:
+        try:
+            context.load_cert_chain(cert, key, password="")  # an encrypted key is refused instead of asked for
+        except (OSError, ValueError) as error:
+            raise invalid(f"SERVER_TLS_CERT and SERVER_TLS_KEY are no certificate with its key: {error}") from error
+    if client_ca:
+        try:
+            context.load_verify_locations(client_ca)
+        except OSError as error:
+            raise invalid(f"SERVER_TLS_CLIENT_CA holds no certificates: {error}") from error
 
 
 def _check_readable(*files: tuple[str, str]) -> None:

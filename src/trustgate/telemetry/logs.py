@@ -55,7 +55,7 @@ def timestamp() -> str:
     seconds, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
     if _second[0] != seconds:
         text = datetime.fromtimestamp(seconds).astimezone().isoformat()
-        _second = (seconds, text[:19], text[19:])
+        _second = (seconds, text[:19], text[19:].replace("+00:00", "Z"))
     return f"{_second[1]}.{nanoseconds // 1000:06d}{_second[2]}"
 
 
