@@ -13,7 +13,7 @@ import structlog
 import trio
 
 from trustgate.actors.archive import Archive
-from trustgate.actors.control import ControlPlane
+from trustgate.actors.control import ControlPlane, Executed
 from trustgate.actors.follower import Follower
 from trustgate.actors.notary import Notary
 from trustgate.admin.app import create_app
@@ -31,10 +31,12 @@ from trustgate.admin.services import (
 from trustgate.app.announce import Announcer
 from trustgate.app.decisions import decision_file
 from trustgate.app.explaining import compared, explanation_of
+from trustgate.app.leftovers import Leftovers
 from trustgate.app.links import Links
 from trustgate.app.observer import TRACE_KEY
 from trustgate.app.parts import Parts
 from trustgate.app.readiness import Readiness
+from trustgate.domain.commands import Command
 from trustgate.domain.entities import GatewayState, Registry
 from trustgate.mcp.catalog import servers
 from trustgate.mcp.upstream import RpcError, Unavailable, list_tools
@@ -88,14 +90,24 @@ def admin_settings(settings: Settings, secret_key: str) -> AdminSettings:
 async def open_admin(parts: Parts, follower: Follower | None, readiness: Readiness) -> AsyncIterator[Any]:
     """The admin application over a running control plane."""
     settings = parts.settings
-    announce = Announcer(parts.shared.redis, settings.redis.event_channel) if parts.shared.redis is not None else None
+    redis = parts.shared.redis
+    announce = Announcer(redis, settings.redis.event_channel) if redis is not None else None
+    leftovers = Leftovers(parts.store, redis)
+
+    async def committed(command: Command, executed: Executed) -> None:
+        try:
+            if announce is not None:
+                await announce(command, executed)
+        finally:
+            await leftovers(command, executed)
+
     control = ControlPlane(
         parts.store,
         parts.catalog,
         follower,
         limits_enabled=settings.upstream.plan_rate_limit_enabled,
         barrier_timeout_s=settings.app.config_barrier_timeout_s,
-        after_commit=announce,
+        after_commit=committed,
     )
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(control.running())
