@@ -201,6 +201,33 @@ def test_a_body_that_cannot_be_decoded_is_refused_with_session_and_trace(demo: D
     assert [request.body for request in upstream.requests("ok")] == [BODY]
 
 
+def test_the_models_a_consumer_may_name(installation: Installation, upstream: FaultyUpstream) -> None:
+    demo = Demo(installation)
+    a, b = demo.registry("a", upstream.url("ok")), demo.registry("b", upstream.url("ok"), "mistral")
+    c = demo.registry("c", upstream.url("ok"), "groq")
+    members = [{"registry_id": a, "model": "x1"}, {"registry_id": a, "model": "x2"}]
+    demo.open(
+        model_policies=[
+            {"registry_id": a},
+            {"registry_id": b, "allowed": ["b2", "b1"], "default": "b1"},
+            {"registry_id": c, "default": "c1"},
+        ],
+        fallback={"enabled": True, "chain": [c], "triggers": ["http_5xx"]},
+        lb_config={"enabled": True, "pool_alias": "fast", "members": members},
+    )
+    listed = send(demo, "/v1/models", "GET", None).json
+    owners = {row["id"]: row["owned_by"] for row in listed["data"]}
+    expected = {"x1": "openai_compatible", "b2": "mistral", "b1": "mistral", "c1": "groq", "x2": "openai_compatible"}
+    assert list(owners.items()) == [*expected.items(), ("pool:fast", "trustgate")]
+    assert (listed["object"], {row["object"] for row in listed["data"]}) == ("list", {"model"})
+    assert {send(demo, CHAT, body=json.dumps({"model": name}).encode()).status for name in owners} == {200}
+    listed = send(demo, "/v1/models", "GET", None, anthropic_version="2023-06-01").json
+    assert ([row["id"] for row in listed["data"]], listed["has_more"]) == (list(owners), False)
+    assert (listed["first_id"], listed["last_id"]) == ("x1", "pool:fast")
+    assert send(demo, "/v1/models").json == send(demo, "/v1/models/x1", "GET", None).json == NOT_FOUND
+    assert send(demo, "/v1/models", "GET", None, X_AG_API_Key=None).json == UNAUTHENTICATED
+
+
 # -- sessions ----------------------------------------------------------------------------------------------------------
 
 

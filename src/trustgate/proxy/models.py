@@ -11,7 +11,8 @@ from trustgate.proxy.exchange import Exchange, Reply
 
 
 def usable(exchange: Exchange) -> list[tuple[str, str]]:
-    """(model, provider) pairs from allow-lists and defaults, in candidate order; open allow-lists name no models."""
+    """(model, provider) pairs from allow-lists and defaults in candidate order, and those that pool members pin; open
+    allow-lists name no models."""
     consumer, principal = exchange.consumer, exchange.principal
     assert consumer is not None and principal is not None
     found: dict[str, str] = {}
@@ -23,6 +24,10 @@ def usable(exchange: Exchange) -> list[tuple[str, str]]:
         for model in (*(allowance.allowed or ()), allowance.default):
             if model:
                 found.setdefault(model, candidate.registry.provider)
+    if not consumer.role_based:
+        for route in consumer.routes:
+            if route.model:
+                found.setdefault(route.model, route.registry.provider)
     if consumer.pool_alias:
         found.setdefault(f"pool:{consumer.pool_alias}", "trustgate")
     return list(found.items())
