@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import http.server
 import json
 import pathlib
@@ -78,7 +79,8 @@ def running(
     folder: pathlib.Path = tmp_path_factory.mktemp("routing")
     base = f"http://127.0.0.1:{outside.server_port}"
     more = {"TRUSTGUARD_BASE_URL": base, "FIREWALL_BASE_URL": base, "FIREWALL_SECRET_KEY": FIREWALL_SECRET}
-    with installed(folder, "run", PROVIDER_RETRY_BASE_DELAY="0", **more) as found:
+    more |= {"PROVIDER_RETRY_BASE_DELAY": "0", "PROVIDER_FORWARD_HEADERS": "Anthropic-Beta, traceparent"}
+    with installed(folder, "run", **more) as found:
         yield found
 
 
@@ -254,6 +256,29 @@ def test_a_target_that_may_not_carry_the_model_is_skipped(running: Installation,
     demo.open(**only)
     answer = ask(demo)
     assert (answer.status, demo.sent()) == (200, [*tries("500", None), ("gzip", None)])
+
+
+def test_headers_that_the_operator_names_reach_the_provider(running: Installation, upstream: FaultyUpstream) -> None:
+    demo = Demo(running)
+    demo.registry("only", upstream.url("ok"), "anthropic")
+    demo.open()
+    where = urlsplit(demo.url)
+    client = http.client.HTTPConnection(where.hostname or "", where.port, timeout=60)
+    sent = {"anthropic-beta": "b1", "traceparent": "00-1", "openai-beta": "o", "Cookie": "c"}
+    client.request("POST", where.path + "/v1/messages", b'{"model":"m","messages":[]}', demo.headers | sent)
+    assert client.getresponse().status == 200
+    client.close()
+    (received,) = upstream.requests("ok")
+    names = {
+        "host",
+        "content-length",
+        "content-type",
+        "x-api-key",
+        "anthropic-version",
+        "anthropic-beta",
+        "traceparent",
+    }
+    assert (set(received.headers), received.headers["anthropic-beta"]) == (names, "b1")
 
 
 # -- the algorithms ----------------------------------------------------------------------------------------------------

@@ -48,6 +48,7 @@ def proxy_config(settings: Settings) -> ProxyConfig:
         retry_base_delay_s=upstream.retry_base_delay_s,
         retry_after_max_s=upstream.retry_after_max_s,
         max_body_bytes=settings.server.max_body_bytes,
+        forward_headers=frozenset(name.lower().encode() for name in upstream.forward_headers),
         plan_limit=upstream.plan_rate_limit_enabled,
         telemetry=settings.telemetry.enabled,
     )

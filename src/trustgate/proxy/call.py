@@ -15,6 +15,7 @@ from trustgate.providers.errors import ModelNotAllowed, ProviderError, RequestFa
 from trustgate.providers.prepare import Prepared
 from trustgate.proxy.errors import Refusal
 from trustgate.proxy.exchange import Attempt, Exchange, HeaderList
+from trustgate.proxy.forwarding import let_through
 from trustgate.proxy.services import ProxyServices
 from trustgate.proxy.stream import BROKEN, ErrorFirst, OpenStream, open_stream
 from trustgate.view.model import Route
@@ -137,11 +138,15 @@ async def _try(exchange: Exchange, route: Route, services: ProxyServices) -> Res
     deadlines = services.stream_deadlines if exchange.streaming else services.deadlines
     try:
         lines = prepared.lines
+        headers = () if lines is not None else prepared.headers
+        if config.forward_headers:
+            mixed = let_through(config.forward_headers, exchange.headers, prepared.headers, prepared.wire_format)
+            headers, lines = (mixed, None) if mixed else (headers, lines)
         response = await services.pool.request(
             "POST",
             prepared.origin,
             prepared.target,
-            () if lines is not None else prepared.headers,
+            headers,
             prepared.body,
             deadlines,
             lines,

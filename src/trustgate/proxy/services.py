@@ -37,6 +37,8 @@ class ProxyConfig(msgspec.Struct, frozen=True, kw_only=True):
     retry_after_max_s: float = 5.0
     max_response_bytes: int = 64 * 1024 * 1024
     max_body_bytes: int = 8 * 1024 * 1024
+    forward_headers: frozenset[bytes] = frozenset()
+    """Client headers that reach providers, of `forwarding.FORWARDABLE`."""
     plan_limit: bool = True
     telemetry: bool = True
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
+from trustgate.proxy.forwarding import FORWARDABLE
 from trustgate.settings.secret_keys import check_length, load_rsa_key, parse_public_keys
 from trustgate.settings.values import ConfigurationError
 
@@ -106,6 +107,9 @@ def _check_traffic(settings: "Settings", planes: frozenset[str]) -> None:
         default_exporters(settings)
     if settings.upstream.max_retries < 0:
         raise invalid("PROVIDER_MAX_RETRIES must be zero or greater")
+    for name in settings.upstream.forward_headers:
+        if name.lower().encode() not in FORWARDABLE:
+            raise invalid(f"PROVIDER_FORWARD_HEADERS must not contain {name}")
     store = settings.sessions.semantic_cache_vector_store
     if store not in ("redis", "pgvector", "in_memory"):
         raise invalid("SEMANTIC_CACHE_VECTOR_STORE must be one of redis, pgvector, in_memory")

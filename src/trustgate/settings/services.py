@@ -6,7 +6,7 @@ from msgspec import Struct
 
 from trustgate.settings.values import Kind, Var
 
-STR, INT, BOOL, DURATION = Kind.STR, Kind.INT, Kind.BOOL, Kind.DURATION
+STR, INT, BOOL, DURATION, CSV = Kind.STR, Kind.INT, Kind.BOOL, Kind.DURATION, Kind.CSV
 
 
 class Database(Struct, frozen=True):
@@ -112,6 +112,16 @@ class Upstream(Struct, frozen=True):
             zero_allowed=True,
         ),
     ] = 5.0
+    forward_headers: Annotated[
+        tuple[str, ...],
+        Var(
+            "PROVIDER_FORWARD_HEADERS",
+            CSV,
+            "Client headers that reach providers, of `anthropic-beta`, `anthropic-version`, `openai-beta` and "
+            "`traceparent`; each only where its dialect is spoken.",
+            default_text="none",
+        ),
+    ] = ()
     stream_first_event_timeout_s: Annotated[
         float, Var("STREAM_FIRST_EVENT_TIMEOUT", DURATION, "Wait for the first event of a stream.")
     ] = 300.0
