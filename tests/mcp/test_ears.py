@@ -334,3 +334,34 @@ async def test_an_upstream_that_names_too_many_parts_is_told_of_as_one_change() 
             says(faulty, UPDATED, uri=f"{URI}/{number}")
         while {"uri": URI} not in [message["params"] for message in client.told]:
             await client.news.wait()
+
+
+async def test_an_upstream_that_announces_nothing_to_say_has_one_session_for_all() -> None:
+    silent = Faulty(resources=[{"uri": URI}], prompts=[{"name": "p"}])
+    silent.capabilities |= {"tools": {"listChanged": False}, "resources": {"subscribe": False}}
+    async with listening(silent) as client:
+        await client.at.tools()
+        await client.ask("tools/call", {"name": "echo"})
+        await client.ask("resources/read", {"uri": URI})
+        await client.ask("prompts/get", {"name": "p"})
+        answer = await client.subscribe()
+        assert answer["message"] == f"mcp: resource cannot be subscribed to: its server does not offer it: {URI}"
+    assert len(silent.asked("initialize")) == 1
+    assert not any(verb.startswith("GET") for verb in silent.verbs)
+
+
+@pytest.mark.parametrize(
+    "capabilities",
+    [
+        {"logging": {}},
+        {"tools": {"listChanged": True}},
+        {"prompts": {"listChanged": True}},
+        {"resources": {"listChanged": True}},
+        {"resources": {"subscribe": True}},
+    ],
+)
+async def test_an_upstream_that_announces_something_to_say_is_listened_to(capabilities: dict[str, Any]) -> None:
+    faulty = speaker()
+    faulty.capabilities = {"tools": {}, "resources": {}} | capabilities
+    async with listening(faulty):
+        await until_listened(faulty)

@@ -20,7 +20,7 @@ from trustgate.mcp.errors import ConsentNeeded, HttpFailure, RpcFailure, unreach
 from trustgate.mcp.hub import Hub, Outdated
 from trustgate.mcp.jsonrpc import Message
 from trustgate.mcp.links import Asker, Links, Peer, failure_of
-from trustgate.mcp.upstream import Profile, RpcError, Session, SessionLost, Unavailable
+from trustgate.mcp.upstream import PLAIN, Profile, RpcError, Session, SessionLost, Unavailable
 
 MAX_PER_HOST = 256
 """Ears on one upstream host, so that requests are not kept from its connections."""
@@ -80,6 +80,8 @@ class Ear:
         self._profile = profile
         self._asked: dict[str, set[Hearer]] = {}
         self._session: Session | None = None
+        self._silent = False
+        """The upstream announces nothing that it would say: it is not listened to."""
         self._subscribed: Session | None = None
         """The session on which the upstream was asked about the resources."""
         self._leaving: dict[str, trio.Event] = {}
@@ -110,8 +112,14 @@ class Ear:
                 await trio.sleep(pause)
 
     async def _listen(self) -> None:
-        """Returns when the upstream has no stream. Raises RpcFailure, HttpFailure, Unavailable."""
-        key, session = await self._ears.links.hold(self.peer, self.asker, self._profile)
+        """Returns when the upstream has no stream, or nothing to say. Raises RpcFailure, HttpFailure, Unavailable."""
+        links = self._ears.links
+        if links.speaks(self.peer) is None:
+            await links.hold(self.peer, self.asker, PLAIN)
+        self._silent = not links.speaks(self.peer)
+        if self._silent:
+            return
+        key, session = await links.hold(self.peer, self.asker, self._profile)
         if session.listened:
             raise Unavailable("the session is listened to already")
 
@@ -121,7 +129,7 @@ class Ear:
         try:
             await session.listen(self, begun)
         except SessionLost:
-            self._ears.links.drop(key, session)
+            links.drop(key, session)
             raise
 
     async def _begun(self, session: Session, missed: bool) -> None:
@@ -159,6 +167,8 @@ class Ear:
             await self.ready.wait()
         while (leaving := self._leaving.get(uri)) is not None:
             await leaving.wait()
+        if self._silent:
+            raise not_told(uri)
         session = self._session
         if session is None:
             raise unreachable("its messages cannot be heard")

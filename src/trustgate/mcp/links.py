@@ -28,6 +28,7 @@ from trustgate.mcp.surface import PER_USER_MODES
 from trustgate.mcp.upstream import (
     PLAIN,
     Field,
+    Json,
     Profile,
     Rejected,
     RpcError,
@@ -118,7 +119,7 @@ class _Held:
 
 
 class Links:
-    """All upstream sessions of this process. Mutable: `_held`, by key."""
+    """All upstream sessions of this process. Mutable: `_held`, by key; `_speaks`, by registry id."""
 
     def __init__(self, pool: Pool, credentials: Credentials, background: trio.Nursery) -> None:
         self._pool = pool
@@ -126,6 +127,7 @@ class Links:
         self._background = background
         self._held: dict[Key, _Held] = {}
         self._opening = Flights[Session](background)
+        self._speaks: dict[str, bool] = {}
 
     def __len__(self) -> int:
         return len(self._held)
@@ -181,6 +183,8 @@ class Links:
     async def hold(self, peer: Peer, asker: Asker, profile: Profile) -> tuple[Key, Session]:
         """The session that such requests go to, and the key it is held by. Raises RpcFailure, HttpFailure."""
         key, headers = peer.key, peer.fixed
+        if profile.caller and self.speaks(peer) is False:
+            profile = shared(profile)
         if profile is not PLAIN:
             key = (*key, profile)
         if peer.mode not in ("none", "static"):
@@ -215,6 +219,7 @@ class Links:
             raise failure_of(error, "initialize") from None
         except ValueError:
             raise unreachable("the request cannot be sent") from None
+        self._speaks[peer.registry.id] = may_speak(session.capabilities)
         if len(self._held) >= MAX_SESSIONS:
             oldest = min(self._held, key=lambda one: self._held[one].used_at)
             idle = self._held[oldest].session
@@ -223,12 +228,34 @@ class Links:
         self._held[key] = _Held(session)
         return session
 
+    def speaks(self, peer: Peer) -> bool | None:
+        """Whether that upstream may say something outside of requests; None when it was never asked."""
+        return self._speaks.get(peer.registry.id)
+
     def drop(self, key: Key, session: Session) -> None:
         """Requests are to go to another session from now on."""
         held = self._held.get(key)
         if held is not None and held.session is session:
             del self._held[key]
         session.give_up()
+
+
+def may_speak(capabilities: Json | None) -> bool:
+    """Whether a server announces anything of which it would tell outside of requests."""
+    offered = capabilities or {}
+    told = (
+        ("tools", "listChanged"),
+        ("prompts", "listChanged"),
+        ("resources", "listChanged"),
+        ("resources", "subscribe"),
+    )
+    features = [(offered.get(feature), member) for feature, member in told]
+    return "logging" in offered or any(isinstance(found, dict) and found.get(member) for found, member in features)
+
+
+def shared(profile: Profile) -> Profile:
+    """The same for all callers: what a server that does not speak on its own has for them is in its answers."""
+    return Profile(profile.offers, profile.log_level) if profile.offers or profile.log_level else PLAIN
 
 
 def failure_of(error: Unavailable, method: str) -> RpcFailure:
