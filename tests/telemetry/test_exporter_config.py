@@ -169,6 +169,26 @@ def test_refused_settings(kind: str, settings: dict[str, Any], told: str) -> Non
 
 
 @pytest.mark.parametrize(
+    ("kind", "class_", "accepted"),
+    [
+        ("otlp", "", True),
+        ("otlp", "metadata", True),
+        ("otlp", "raw", True),
+        ("otlp", "bodies", False),
+        ("kafka", "metadata", True),
+        ("kafka", "raw", False),
+        ("postgres", "", True),
+        ("postgres", "raw", True),
+        ("postgres", "metadata", False),
+    ],
+)
+def test_the_classes_that_an_exporter_accepts(kind: str, class_: str, accepted: bool) -> None:
+    settings = {"otlp": {"endpoint": "c:1"}, "kafka": {"topic": "t"}, "postgres": {}}[kind]
+    refusal = validate_exporter({"name": kind, "settings": settings, "class": class_}, {})
+    assert refusal == (None if accepted else f'exporter "{kind}": does not accept class "{class_}"')
+
+
+@pytest.mark.parametrize(
     ("environ", "told"),
     [
         ({"OTEL_EXPORTER_OTLP_PROTOCOL": "x"}, 'otlp: invalid protocol "x" (want "grpc" or "http/protobuf")'),

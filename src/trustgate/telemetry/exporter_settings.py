@@ -20,6 +20,7 @@ PROTOCOLS = ("grpc", "http/protobuf")
 COMPRESSIONS = ("gzip", "none")
 RAW_TYPES = frozenset({"postgres", "otlp"})
 METADATA_TYPES = frozenset({"kafka", "otlp", "file"})
+CLASSES = {"metadata": METADATA_TYPES, "raw": RAW_TYPES}
 KAFKA_COMPRESSIONS = ("none", "gzip", "snappy", "lz4", "zstd")
 PARTITION_KEYS = ("trace_id", "gateway_id", "tenant_id", "consumer_id", "session_id")
 SASL_MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
@@ -191,9 +192,9 @@ def validate_exporter(entry: Json, environ: Environ, fence: Fence | None = None)
     settings = entry.get("settings") or {}
     if not isinstance(settings, dict):
         return f'exporter "{kind}": settings must be an object'
-    raw = entry.get("class") == "raw"
-    if raw and kind not in RAW_TYPES:
-        return f'exporter "{kind}": does not accept class "raw"'
+    class_ = entry.get("class") or ""
+    if class_ and kind not in CLASSES.get(str(class_), ()):
+        return f'exporter "{kind}": does not accept class "{class_}"'
     try:
         check(cast("Json", settings), environ)
         hosts = addresses(str(kind), cast("Json", settings)) if entry.get("confined") and fence is not None else []
