@@ -20,7 +20,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.e2e.installation import Demo, free_port, installed
 from tests.e2e.upstream import FaultyUpstream
+from tests.views import registry, view
+from trustgate.app.gauges import registries_avoided
 from trustgate.app.metrics_plane import places
+from trustgate.balance.health import HealthStatus
 from trustgate.settings import Settings
 from trustgate.telemetry.instruments import MAX_SERIES, OTHER, Counter, Gauge, Histogram, added, counted, exposition
 from trustgate.telemetry.metrics import Metrics
@@ -196,6 +199,17 @@ def test_a_plane_shows_its_own_metrics_and_those_of_the_process() -> None:
 def test_the_metrics_of_a_plane_are_on_a_port_that_there_is(port: str, where: int) -> None:
     settings = Settings.load({"SERVER_PROXY_PORT": port})
     assert [place.port for place in places(settings, frozenset({"proxy"}))] == [where]
+
+
+def test_a_registry_that_is_gone_alarms_nobody() -> None:
+    statuses = [
+        HealthStatus(registry_id=id_, healthy=id_ == "recovered", failures=1, last_check=0.0)
+        for id_ in ("failing", "recovered", "deleted")
+    ]
+    served = view(registry("failing"), registry("recovered"), registry("fine"))
+    slug = served.identity.slug
+    told = dict(registries_avoided(statuses, [served]))
+    assert told == {(slug, "failing"): 1.0, (slug, "recovered"): 0.0}
 
 
 def test_the_exposition_follows_what_the_scraper_accepts() -> None:

@@ -12,8 +12,10 @@ from trustgate.actors.follower import Follower
 from trustgate.app.observer import EventObserver
 from trustgate.app.parts import Parts
 from trustgate.app.views import Views
+from trustgate.balance.health import HealthStatus
 from trustgate.telemetry.instruments import Gauge, Labels
 from trustgate.telemetry.metrics import Metrics
+from trustgate.view.gateway import GatewayView
 from trustgate.wire.server import Server
 
 Readings = Iterable[tuple[Labels, float]]
@@ -49,8 +51,7 @@ def watch_data_plane(metrics: Metrics, parts: Parts, follower: Follower, views: 
         ]
 
     def unhealthy() -> Readings:
-        for status in parts.health.statuses():
-            yield registry_labels(views, status.registry_id), 0.0 if status.healthy else 1.0
+        return registries_avoided(parts.health.statuses(), views.directory.views())
 
     add = metrics.add
     add(Gauge("trustgate_upstream_connections", "Connections to upstreams.", connections, ("state",)))
@@ -113,12 +114,15 @@ def watch_data_plane(metrics: Metrics, parts: Parts, follower: Follower, views: 
     )
 
 
-def registry_labels(views: Views, registry_id: str) -> Labels:
-    for view in views.directory.views():
-        registry = view.state.registries.get(registry_id)
-        if registry is not None:
-            return view.identity.slug, registry.name
-    return "unknown", registry_id
+def registries_avoided(statuses: Iterable[HealthStatus], views: Iterable[GatewayView]) -> Readings:
+    """1 for each registry that is avoided, 0 for one that failed before; what is known of deleted ones is not told."""
+    known = {status.registry_id: status for status in statuses}
+    if not known:
+        return
+    for view in views:
+        registries = view.state.registries
+        for id_ in known.keys() & registries.keys():
+            yield (view.identity.slug, registries[id_].name), 0.0 if known[id_].healthy else 1.0
 
 
 def watch_observer(metrics: Metrics, observer: EventObserver) -> None:
