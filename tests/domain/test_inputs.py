@@ -100,7 +100,15 @@ def test_http_urls_have_a_scheme_and_a_host(url, valid):
 
 
 @pytest.mark.parametrize(
-    ("value", "mask"), [("12345678", "***"), ("123456789", "***6789"), ("ééééé", "***éééé"), ("x", "***")]
+    ("value", "mask"),
+    [
+        ("12345678", "***"),
+        ("123456789", "***6789"),
+        ("ééééé", "***éé"),
+        ("abcdefgé€", "***€"),
+        ("😀😀😀", "***😀"),
+        ("x", "***"),
+    ],
 )
-def test_masks_show_four_characters_of_a_secret_longer_than_eight_bytes(value, mask):
+def test_masks_show_four_bytes_of_a_secret_longer_than_eight(value, mask):
     assert secrets.mask(value) == mask

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import structlog
+from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, Scope
 from quart.ctx import RequestContext
 from quart.wrappers.base import BaseRequestWebsocket
 from quart_trio import QuartTrio
@@ -28,7 +29,7 @@ from trustgate.admin import routes
 from trustgate.admin.access import admit, read_as_of
 from trustgate.admin.answers import Error
 from trustgate.admin.bodies import BodyTooLarge
-from trustgate.admin.connection import Connection
+from trustgate.admin.connection import Connection, as_request
 from trustgate.admin.envelope import CORS, client_address, common_headers, request_id
 from trustgate.admin.errors import UpstreamUnavailable
 from trustgate.admin.exchange import Answer, Call, ControlPlane, json_answer, text_answer
@@ -70,6 +71,13 @@ class AdminApp(QuartTrio):
         self._render_gateway = GatewayRenderer(settings.version, settings.gateway_base_domain, settings.mcp_base_domain)
         if settings.cors.allow_credentials and "*" in settings.cors.allow_origins:
             log.warning("CORS credentials are off: they can't be combined with any origin")
+
+    async def asgi_app(self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        """There are no WebSockets here, so the handshake of one is answered like any GET."""
+        if scope["type"] == "websocket":
+            await super().asgi_app(*as_request(scope, receive, send))
+        else:
+            await super().asgi_app(scope, receive, send)
 
     def create_url_adapter(self, request: BaseRequestWebsocket | None) -> None:
         """No routing by Quart."""
@@ -158,7 +166,9 @@ def _raw_path(scope: Any) -> str:
 
 
 def _head_size(scope: Any) -> int:
-    return sum(len(name) + len(value) + 4 for name, value in scope["headers"])
+    """The bytes of the request's target and header lines."""
+    target = len(scope.get("raw_path") or scope["path"]) + len(scope.get("query_string", b""))
+    return target + sum(len(name) + len(value) + 4 for name, value in scope["headers"])
 
 
 def _announced_size(headers: Mapping[str, str]) -> int:

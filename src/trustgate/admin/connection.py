@@ -5,8 +5,10 @@ What lives here: sending an answer to its end, and taking in what the client sti
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import trio
-from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, ASGISendEvent
+from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, ASGISendEvent, HTTPScope, WebsocketScope
 from quart.wrappers import Request
 from quart_trio.asgi import TrioASGIHTTPConnection
 
@@ -54,3 +56,22 @@ class Connection(TrioASGIHTTPConnection):
         with trio.move_on_after(SEND_TIMEOUT_S, shield=True):
             await self._send_response(send_last_late, response)
         nursery.cancel_scope.cancel()
+
+
+def as_request(
+    scope: WebsocketScope, receive: ASGIReceiveCallable, send: ASGISendCallable
+) -> tuple[HTTPScope, ASGIReceiveCallable, ASGISendCallable]:
+    """A WebSocket handshake as the GET request it is: a server may ignore the wish to upgrade (RFC 9110 §7.8)."""
+    scheme = "https" if scope["scheme"] == "wss" else "http"
+    request = cast("HTTPScope", {**scope, "type": "http", "method": "GET", "scheme": scheme})
+
+    async def receive_as_http() -> Any:
+        message = await receive()
+        if message["type"] == "websocket.connect":
+            return {"type": "http.request", "body": b"", "more_body": False}
+        return {"type": "http.disconnect"}
+
+    async def send_as_http(message: Any) -> None:
+        await send({**message, "type": f"websocket.{message['type']}"})
+
+    return request, receive_as_http, send_as_http

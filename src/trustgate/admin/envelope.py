@@ -9,7 +9,7 @@ import ipaddress
 import uuid
 from collections.abc import Mapping, Sequence
 
-from trustgate.admin.exchange import Answer
+from trustgate.admin.exchange import Answer, header_text
 from trustgate.admin.services import CORSSettings
 
 Networks = Sequence[ipaddress.IPv4Network | ipaddress.IPv6Network]
@@ -43,7 +43,7 @@ def _within(address: str, networks: Networks) -> bool:
 
 def request_id(headers: Mapping[str, str]) -> str:
     """The caller's id as it came, else a new one."""
-    return headers.get("x-request-id") or str(uuid.uuid4())
+    return header_text(headers.get("x-request-id", "")) or str(uuid.uuid4())
 
 
 def common_headers(headers: Mapping[str, str], identifier: str) -> list[tuple[str, str]]:

@@ -134,7 +134,7 @@ class Call(msgspec.Struct, kw_only=True):
             source="admin-api",
             address=self.address,
             expected_versions=versions_of(self.headers.get("if-match")),
-            reason=_utf8(self.headers.get("x-ag-change-reason", ""))[:MAX_REASON],
+            reason=header_text(self.headers.get("x-ag-change-reason", ""))[:MAX_REASON],
         )
 
     def past(self) -> Past:
@@ -156,9 +156,12 @@ class Call(msgspec.Struct, kw_only=True):
         return self.state
 
 
-def _utf8(text: str) -> str:
-    """A header's value as the client meant it; on the way here its bytes were taken for Latin-1."""
-    return text.encode("latin-1", "replace").decode("utf-8", "replace")
+def header_text(value: str) -> str:
+    """A header's value as the client meant it: UTF-8 where it is that. On the way here it was taken for Latin-1."""
+    try:
+        return value.encode("latin-1").decode("utf-8")
+    except UnicodeError:
+        return value
 
 
 def etag(version: int) -> str:

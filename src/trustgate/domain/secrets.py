@@ -18,8 +18,12 @@ REF = "$secret"
 
 
 def mask(value: str) -> str:
-    """What is shown of a secret (spec 01 §3.5): `***` for up to 8 bytes, else `***` and the last 4."""
-    return "***" if len(value.encode()) <= 8 else "***" + value[-4:]
+    """What is shown of a secret (spec 01 §3.5): `***` for up to 8 bytes, else `***` and the last 4.
+
+    Bytes, because four characters can be a whole secret; a character that these cut is left out.
+    """
+    encoded = value.encode()
+    return "***" if len(encoded) <= 8 else "***" + encoded[-4:].decode(errors="ignore")
 
 
 def reference(ref: str, fingerprint: str, plaintext: str) -> dict[str, Any]:

@@ -105,7 +105,7 @@ def _events(query: lists.Query) -> tuple[str, ...]:
         return of_kind
     both = tuple(name for name in names if name in of_kind)
     if not both:
-        raise invalid_query(f"type: no such event changes a {kind}")
+        raise invalid_query(f"type: no such event changes any {kind}")
     return both
 
 

@@ -20,6 +20,7 @@ from trustgate.domain.inputs import Free
 
 MAX_COMMANDS = 1000
 DEFAULT_SPAN_S = 86400.0
+EARLIEST_S = datetime.min.replace(tzinfo=UTC).timestamp()
 METHODS = ("POST", "PUT", "DELETE")
 COLLECTIONS = frozenset({"registries", "consumers", "auths", "policies", "roles"})
 NOT_A_CHANGE = frozenset({"test-connection"})
@@ -79,7 +80,7 @@ async def planned(call: Call) -> PlanAnswer:
         raise invalid(f"plan: at most {MAX_COMMANDS} commands")
     now = call.services.clock().timestamp()
     to_s = time_at("to", request.to, now)
-    from_s = time_at("from", request.from_, to_s - DEFAULT_SPAN_S)
+    from_s = time_at("from", request.from_, max(to_s - DEFAULT_SPAN_S, EARLIEST_S))
     if from_s >= to_s:
         raise invalid("plan: from must be before to")
     rehearsal = Rehearsal(call.control, before, await call.control.directory())
@@ -190,7 +191,10 @@ def time_at(name: str, text: str | None, default: float) -> float:
         raise invalid(f"plan: {name} is not an RFC 3339 time: {quoted(text)}") from None
     if moment.tzinfo is None:
         raise invalid(f"plan: {name} needs an offset, such as Z: {quoted(text)}")
-    return moment.timestamp()
+    try:
+        return moment.astimezone(UTC).timestamp()
+    except OverflowError:  # before the year 1 or after 9999
+        raise invalid(f"plan: {name} is not an RFC 3339 time: {quoted(text)}") from None
 
 
 def rfc3339(seconds: float) -> str:
