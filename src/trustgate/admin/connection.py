@@ -72,6 +72,7 @@ def as_request(
         return {"type": "http.disconnect"}
 
     async def send_as_http(message: Any) -> None:
-        await send({**message, "type": f"websocket.{message['type']}"})
+        renamed: Any = {**message, "type": f"websocket.{message['type']}"}
+        await send(renamed)
 
     return request, receive_as_http, send_as_http
