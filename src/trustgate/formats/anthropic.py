@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from . import canonical as c
-from . import content, json
+from . import content, json, known
 
 DEFAULT_MAX_TOKENS = 8192
 
@@ -38,8 +38,6 @@ class _Block(Struct):
     data: str | None = None
     source: Raw = Raw()
     title: str | None = None
-    cache_control: Raw = Raw()
-    citations: Raw = Raw()
 
 
 class _Message(Struct):
@@ -59,7 +57,6 @@ class _Tool(Struct):
     description: str | None = None
     input_schema: Raw = Raw()
     custom: _CustomTool | None = None
-    cache_control: Raw = Raw()
     strict: bool | None = None
 
 
@@ -92,7 +89,6 @@ class _Request(Struct):
     output_config: Raw = Raw()
 
 
-_MODELLED = frozenset(_Request.__struct_fields__) | {"anthropic_version"}
 _decode_request = msgspec.json.Decoder(_Request).decode
 _decode_blocks = msgspec.json.Decoder(list[_Block]).decode
 _decode_string = msgspec.json.Decoder(str).decode
@@ -120,7 +116,7 @@ def decode_request(body: bytes) -> c.Request:
         top_k=wire.top_k,
         stream=bool(wire.stream),
         stop=wire.stop_sequences or [],
-        untranslated=content.unknown_members(body, _MODELLED),
+        untranslated=known.anthropic.unknown(body),
     )
     if wire.metadata:
         request.metadata = Raw(json.compact(json.encode(wire.metadata)))
@@ -185,12 +181,10 @@ def _decode_message(wire: _Message, request: c.Request) -> None:
     parts: list[c.Part] = []
     rich = False
     for block in blocks:
-        if not json.is_null(block.cache_control):
-            content.note(request, "cache_control")
         if block.type == "tool_result":
             request.messages.append(_tool_result(block, request))
             continue
-        part = _part(block)
+        part = _part(block, request)
         if part is None:
             content.note(request, f"content[{block.type or ''}]")
         elif not isinstance(part, c.Text):
@@ -203,7 +197,7 @@ def _decode_message(wire: _Message, request: c.Request) -> None:
         request.messages.append(c.Message(role, "\n".join(texts), parts if rich else None))
 
 
-def _part(block: _Block) -> c.Part | None:
+def _part(block: _Block, request: c.Request) -> c.Part | None:
     if block.type == "text":
         return c.Text(block.text or "")
     if block.type not in ("image", "document") or bytes(block.source)[:1] != b"{":
@@ -214,6 +208,8 @@ def _part(block: _Block) -> c.Part | None:
             return None
         return c.Image(source.media_type or "", source.data or "", source.url or "")
     if source.type == "text":
+        if block.title:
+            content.note(request, "content[document].title")
         return c.Text(source.data or "")
     if source.type not in ("base64", "url", "file"):
         return None
@@ -252,7 +248,7 @@ def _tool_result(block: _Block, request: c.Request) -> c.Message:
     if literal[:1] == b"[":
         parts: list[c.Part] = []
         for inner in json.decode_with(_decode_blocks, literal):
-            part = _part(inner)
+            part = _part(inner, request)
             if part is None:
                 content.note(request, f"tool_result[{inner.type or ''}]")
             else:
@@ -267,8 +263,6 @@ def _tool_result(block: _Block, request: c.Request) -> c.Message:
 
 def _decode_tool(wire: _Tool, request: c.Request) -> c.Tool:
     inner = wire.custom if wire.custom is not None else wire
-    if not json.is_null(wire.cache_control):
-        content.note(request, "cache_control")
     if wire.type not in (None, "custom", "function"):
         content.note(request, f"tools[{wire.type}]")
     schema = None if json.is_null(inner.input_schema) else inner.input_schema
@@ -294,10 +288,11 @@ def encode_request(request: c.Request) -> bytes:
         body["stop_sequences"] = request.stop
     if request.metadata is not None and "user_id" in json.members(bytes(request.metadata)):
         body["metadata"] = request.metadata
-    elif request.user:
-        body["metadata"] = {"user_id": request.user}
-    elif request.metadata is not None:
-        content.note(request, "metadata")
+    else:
+        if request.user:
+            body["metadata"] = {"user_id": request.user}
+        if request.metadata is not None:
+            content.note(request, "metadata")
     if request.tools:
         body["tools"] = [_encode_tool(position, tool) for position, tool in enumerate(request.tools)]
     _encode_choice(request, body)
@@ -314,6 +309,10 @@ def encode_request(request: c.Request) -> bytes:
             content.note(request, name)
     if request.n is not None and request.n > 1:
         content.note(request, "n")
+    if wanted is not None and wanted.description:
+        content.note(request, "response_format.description")
+    content.note_custom(request)
+    content.note_signatures(request)
     return json.encode(body)
 
 
@@ -405,18 +404,28 @@ def _encode_parts(parts: list[c.Part], request: c.Request) -> list[dict[str, Any
         if isinstance(part, c.Text):
             result.append({"type": "text", "text": part.text})
         elif isinstance(part, c.Image):
+            content.note_detail(request, part)
             result.append({"type": "image", "source": _source(part.media_type, part.data, part.url, "")})
         elif isinstance(part, c.File):
-            block: dict[str, Any] = {
-                "type": "document",
-                "source": _source(part.media_type, part.data, part.url, part.file_id),
-            }
+            source = _document(part)
+            if source is None:
+                content.note(request, f"content[{part.media_type}]")
+                continue
+            block: dict[str, Any] = {"type": "document", "source": source}
             if part.name:
                 block["title"] = part.name
             result.append(block)
         else:
             content.note(request, "content[input_audio]")
     return result
+
+
+def _document(part: c.File) -> dict[str, Any] | None:
+    """The source of a document: a PDF as it is, a text in clear; None for types that are no documents there."""
+    if not part.data or part.media_type == "application/pdf":
+        return _source(part.media_type, part.data, part.url, part.file_id)
+    text = content.plain_text(part.data) if part.media_type.startswith("text/") else None
+    return None if text is None else {"type": "text", "media_type": "text/plain", "data": text}
 
 
 def _source(media_type: str, data: str, url: str, file_id: str) -> dict[str, Any]:

@@ -58,12 +58,19 @@ def encode_request(request: c.Request) -> bytes:
         "presence_penalty",
         "frequency_penalty",
         "reasoning",
+        "parallel_tool_calls",
+        "user",
+        "metadata",
     ):
-        if getattr(request, name):
+        if getattr(request, name) not in (None, "", []):
             content.note(request, name)
+    if request.n is not None and request.n > 1:
+        content.note(request, "n")
     for message in request.messages:
         if message.tool_calls or message.role == "tool":
             content.note(request, "messages[].tool_calls")
+        if message.thinking:
+            content.note(request, "thinking")
         if message.parts is not None and kind != "nova":
             content.note(request, "content parts")
     return json.encode(_BODIES[kind](request))
@@ -97,6 +104,7 @@ def _nova_message(message: c.Message, request: c.Request) -> dict[str, Any]:
         if isinstance(part, c.Text):
             blocks.append({"text": part.text})
         elif isinstance(part, c.Image) and part.data:
+            content.note_detail(request, part)
             image = {"format": part.media_type.removeprefix("image/"), "source": {"bytes": part.data}}
             blocks.append({"image": image})
         else:
@@ -159,6 +167,10 @@ def _prompt_mistral(request: c.Request) -> dict[str, Any]:
             prompt += f"[INST] {lead}{message.text} [/INST]"
         elif message.role == "assistant":
             prompt += f"{message.text}</s>"
+        elif message.role != "tool":
+            content.note(request, f"messages[{message.role}]")
+    if system:  # no user's turn that it could lead
+        prompt += f"[INST] {system} [/INST]"
     return {"prompt": prompt} | _settings(request, "max_tokens", "temperature", "top_p", "top_k", "stop")
 
 

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from . import canonical as c
-from . import content, json
+from . import content, json, known
 from .openai import encode_call
 
 FINISH_IN = {
@@ -44,7 +44,6 @@ class _Message(Struct):
     tool_calls: list[_Call] | None = None
     tool_call_id: str | None = None
     tool_plan: str | None = None
-    citations: Raw = Raw()
 
 
 class _NamedChoice(Struct):
@@ -82,7 +81,6 @@ class _Request(Struct):
     thinking: Raw = Raw()
 
 
-_MODELLED = frozenset(_Request.__struct_fields__)
 _decode_request = msgspec.json.Decoder(_Request).decode
 _decode_choice = msgspec.json.Decoder(_NamedChoice).decode
 _decode_string = msgspec.json.Decoder(str).decode
@@ -98,17 +96,18 @@ def decode_request(body: bytes) -> c.Request:
         top_p=json.number(wire.p),
         stream=bool(wire.stream),
         stop=wire.stop_sequences or [],
-        untranslated=content.unknown_members(body, _MODELLED),
+        untranslated=known.cohere.unknown(body),
     )
     system: list[str] = []
     for message in wire.messages or []:
         text, parts = content.openai_content(message.content, request)
         if message.role in ("system", "developer"):
             system += [text] if text else []
+            content.note_system(request, parts)
             continue
         decoded = c.Message(message.role or "", text, parts, tool_call_id=message.tool_call_id or "")
         decoded.tool_calls = [_decode_call(call) for call in message.tool_calls or [] if call.function is not None]
-        if message.tool_plan and not text:
+        if message.tool_plan:
             content.note(request, "messages[].tool_plan")
         request.messages.append(decoded)
     request.system = "\n".join(system)
@@ -213,6 +212,8 @@ def _encode_extras(request: c.Request, body: dict[str, Any]) -> None:
     for name in ("metadata", "user", "parallel_tool_calls"):
         if getattr(request, name) not in (None, ""):
             content.note(request, name)
+    content.note_format(request)
+    content.note_signatures(request)
     if request.n is not None and request.n > 1:
         content.note(request, "n")
 
@@ -226,6 +227,8 @@ def _encode_message(message: c.Message, request: c.Request) -> dict[str, Any]:
     if message.thinking:
         content.note(request, "thinking")
     if message.tool_calls:
+        if message.parts is not None:
+            content.note(request, "content parts of a message with calls")
         if message.text:
             wire["content"] = [{"type": "text", "text": message.text}]
         wire["tool_calls"] = [encode_call(_as_function(call)) for call in message.tool_calls]

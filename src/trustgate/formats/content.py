@@ -5,6 +5,7 @@ Nothing here knows a whole message of any dialect.
 
 from __future__ import annotations
 
+import base64
 import re
 from itertools import islice
 from typing import Any, TypeVar, cast
@@ -83,8 +84,13 @@ class _FileRef(Struct):
     filename: str | None = None
 
 
+class _Document(Struct):
+    data: Raw = Raw()
+
+
 class _OpenAIPart(Struct):
     type: str | None = None
+    document: _Document | None = None
     text: str | None = None
     refusal: str | None = None
     image_url: _ImageUrl | str | None = None
@@ -150,6 +156,8 @@ def _openai_part(wire: _OpenAIPart) -> c.Part | None:
         return c.Text(wire.text)
     if wire.refusal is not None:
         return c.Text(wire.refusal)
+    if wire.document is not None and wire.type == "document":
+        return c.Text(_document_text(wire.document.data))
     if wire.image_url is not None:
         image = wire.image_url
         url, detail = (image, wire.detail) if isinstance(image, str) else (image.url, image.detail)
@@ -163,6 +171,12 @@ def _openai_part(wire: _OpenAIPart) -> c.Part | None:
             return None
         return _file(wire.file_data, wire.file_id, wire.file_url, wire.filename)
     return None
+
+
+def _document_text(data: Raw) -> str:
+    """Cohere's documents, the usual content of tool results there: a text, or an object that is told as JSON."""
+    literal = bytes(data)
+    return json.decode_with(_decode_string, literal) if literal[:1] == b'"' else json.raw_text(json.compact(data))
 
 
 def _file(data: str | None, file_id: str | None, url: str | None, name: str | None) -> c.File:
@@ -187,6 +201,39 @@ def url_of_image(image: c.Image) -> str:
 def url_of_file(file: c.File) -> str:
     """A data URL for an inline document."""
     return f"data:{file.media_type or 'application/pdf'};base64,{file.data}"
+
+
+def note_system(request: c.Request, parts: list[c.Part] | None) -> None:
+    """Notes what is no text in a system message: the system prompt is one text in most dialects."""
+    if parts is not None:
+        note(request, "content parts of a system message")
+
+
+def note_detail(request: c.Request, image: c.Image) -> None:
+    """Notes a wished resolution, for dialects that cannot say it."""
+    if image.detail not in ("", "auto"):
+        note(request, "content[image].detail")
+
+
+def note_format(request: c.Request) -> None:
+    """Notes what is lost of tools and of the answer's format where a dialect takes schemas and nothing else."""
+    note_custom(request)
+    if any(tool.strict for tool in request.tools):
+        note(request, "tools[].strict")
+    if request.response_format is not None and request.response_format.description:
+        note(request, "response_format.description")
+
+
+def note_custom(request: c.Request) -> None:
+    """Notes the grammars of custom tools, for dialects where those travel as function tools."""
+    if any(tool.format is not None for tool in request.tools):
+        note(request, "tools[].format")
+
+
+def note_signatures(request: c.Request) -> None:
+    """Notes Gemini's signatures of calls, for dialects without a place for them."""
+    if any(call.signature for message in request.messages for call in message.tool_calls):
+        note(request, "thoughtSignature")
 
 
 def openai_parts(parts: list[c.Part], request: c.Request) -> list[dict[str, Any]]:
@@ -215,6 +262,14 @@ def openai_parts(parts: list[c.Part], request: c.Request) -> list[dict[str, Any]
 def is_custom(name: str, tools: list[c.Tool]) -> bool:
     """Whether the tool of that name is a custom one."""
     return any(tool.kind == "custom" and tool.name == name for tool in tools)
+
+
+def plain_text(data: str) -> str | None:
+    """The text that base64 data holds, None when it is none."""
+    try:
+        return base64.b64decode(data, validate=True).decode()
+    except (ValueError, UnicodeError):
+        return None
 
 
 def tool_text(message: c.Message) -> str:

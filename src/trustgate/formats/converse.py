@@ -62,8 +62,11 @@ def encode_request(request: c.Request) -> bytes:
             content.note(request, name)
     if request.n is not None and request.n > 1:
         content.note(request, "n")
-    if request.metadata is not None or request.user:
-        content.note(request, "metadata" if request.metadata is not None else "user")
+    for name in ("metadata", "user"):
+        if getattr(request, name):
+            content.note(request, name)
+    content.note_format(request)
+    content.note_signatures(request)
     return json.encode(body)
 
 
@@ -102,6 +105,8 @@ def _model_fields(request: c.Request) -> Json:
 def _tools(request: c.Request) -> Json:
     choice = request.tool_choice
     if not request.tools:
+        if choice is not None and choice.type not in ("", "auto", "none"):
+            content.note(request, "tool_choice")
         return {}
     if choice is not None and choice.type == "none" and not any(message.tool_calls for message in request.messages):
         return {}  # Converse has no choice of none; a conversation without calls needs no tools either
@@ -180,6 +185,7 @@ def _part(part: c.Part, request: c.Request, documents: int) -> tuple[Json | None
     if isinstance(part, c.Text):
         return ({"text": part.text} if part.text else None), documents
     if isinstance(part, c.Image) and part.data:
+        content.note_detail(request, part)
         kind = part.media_type.removeprefix("image/").replace("jpg", "jpeg") or "png"
         if kind in _IMAGES:
             return {"image": {"format": kind, "source": {"bytes": part.data}}}, documents

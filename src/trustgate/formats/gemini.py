@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from . import canonical as c
-from . import content, json
+from . import content, json, known
 
 _TYPES = frozenset({"string", "object", "number", "integer", "boolean", "array", "null"})
 _MODES = {"AUTO": "auto", "ANY": "required", "NONE": "none", "VALIDATED": "auto"}
@@ -37,6 +37,8 @@ class _Media(Struct):
     mimeType: str | None = None
     mime_type: str | None = None
     data: str | None = None
+    displayName: str | None = None
+    display_name: str | None = None
     fileUri: str | None = None
     file_uri: str | None = None
 
@@ -130,8 +132,6 @@ class _Request(Struct):
     tool_config: Raw = Raw()
 
 
-_MODELLED = frozenset(_Request.__struct_fields__)
-_GENERATION = frozenset(_GenerationConfig.__struct_fields__)
 _decode_request = msgspec.json.Decoder(_Request).decode
 _decode_declarations = msgspec.json.Decoder(list[_Declaration]).decode
 
@@ -139,7 +139,7 @@ _decode_declarations = msgspec.json.Decoder(list[_Declaration]).decode
 def decode_request(body: bytes) -> c.Request:
     """A generateContent request; streaming is decided by the URL, not by the body."""
     wire = json.decode_with(_decode_request, body)
-    request = c.Request(model=wire.model or "", untranslated=content.unknown_members(body, _MODELLED))
+    request = c.Request(model=wire.model or "", untranslated=known.gemini.unknown(body))
     instruction = wire.systemInstruction or wire.system_instruction
     if instruction is not None:
         request.system = "\n".join(part.text for part in instruction.parts or [] if part.text)
@@ -147,9 +147,6 @@ def decode_request(body: bytes) -> c.Request:
     config = wire.generationConfig or wire.generation_config
     if config is not None:
         _decode_config(config, request)
-        raw = json.members(body).get("generationConfig") or json.members(body).get("generation_config") or Raw(b"{}")
-        for name in content.unknown_members(bytes(raw), _GENERATION):
-            content.note(request, f"generationConfig.{name}")
     for group in wire.tools or []:
         _decode_tools(group, request)
     calling = content.optional(request, "toolConfig", wire.toolConfig or wire.tool_config, _ToolConfig)
@@ -254,8 +251,12 @@ def _decode_contents(contents: list[Content], request: c.Request) -> None:
             elif answer is not None:
                 results.append(_decode_result(answer, open_calls))
             elif part.thought:
+                if part.thoughtSignature or part.thought_signature:
+                    content.note(request, "thoughtSignature")
                 message.thinking.append(c.Thinking(part.text or ""))
             elif part.text is not None:
+                if part.thoughtSignature or part.thought_signature:
+                    content.note(request, "thoughtSignature")
                 texts.append(part.text)
                 parts.append(c.Text(part.text))
             else:
@@ -269,6 +270,8 @@ def _decode_contents(contents: list[Content], request: c.Request) -> None:
             message.parts = parts
         if message.tool_calls or message.text or message.parts:
             request.messages.append(message)
+        elif message.thinking:
+            content.note(request, "thinking")
         request.messages += results
 
 
@@ -305,7 +308,7 @@ def _decode_media(part: Part) -> c.Part | None:
         return c.Image(kind, media.data or "", url)
     if kind.startswith("audio/") and media.data:
         return c.Audio(content.audio_format(kind), media.data)
-    return c.File(kind, media.data or "", url)
+    return c.File(kind, media.data or "", url, name=media.displayName or media.display_name or "")
 
 
 def encode_request(request: c.Request) -> bytes:
@@ -328,6 +331,7 @@ def encode_request(request: c.Request) -> bytes:
     for name in ("metadata", "user", "parallel_tool_calls"):
         if getattr(request, name) not in (None, ""):
             content.note(request, name)
+    content.note_format(request)
     return json.encode(body)
 
 
@@ -426,9 +430,15 @@ def _encode_parts(parts: list[c.Part], request: c.Request) -> list[dict[str, Any
         elif isinstance(part, c.Audio):
             result.append({"inlineData": {"mimeType": "audio/" + part.format, "data": part.data}})
         elif part.data:
+            if isinstance(part, c.Image):
+                content.note_detail(request, part)
+            elif part.name:
+                content.note(request, "content[file].name")
             kind = part.media_type or "application/octet-stream"
             result.append({"inlineData": {"mimeType": kind, "data": part.data}})
         elif part.url:
+            if isinstance(part, c.Image):
+                content.note_detail(request, part)
             kind = part.media_type or ("image/jpeg" if isinstance(part, c.Image) else "application/pdf")
             result.append({"fileData": {"mimeType": kind, "fileUri": part.url}})
         else:

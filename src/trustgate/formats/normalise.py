@@ -123,7 +123,7 @@ def openai_shaped(wire: str, body: bytes) -> bytes:
 
 
 def _plain_messages(request: dict[str, Any]) -> None:
-    """Texts as strings, one leading system message; contents with media or extra members stay arrays."""
+    """Texts as strings, one leading system message; what has media or extra members stays as it is."""
     system: list[str] = []
     rest: list[Any] = []
     for message in _dicts(request.get("messages")):
@@ -135,11 +135,12 @@ def _plain_messages(request: dict[str, Any]) -> None:
         parts = _dicts(content)
         if parts and all(part.keys() <= {"type", "text"} and "text" in part for part in parts):
             message["content"] = content = "\n".join(str(part["text"]) for part in parts if part["text"])
-        if message.get("role") in ("system", "developer") and isinstance(content, str):
-            if content:
-                system.append(content)
-        else:
-            rest.append(message)
+        if message.get("role") in ("system", "developer"):
+            if isinstance(content, str) and message.keys() <= {"role", "content"}:
+                system += [content] if content else []
+                continue
+            message["role"] = "system"
+        rest.append(message)
     if system:
         rest.insert(0, {"role": "system", "content": "\n".join(system)})
     request["messages"] = rest

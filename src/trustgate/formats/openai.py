@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from . import canonical as c
-from . import content, json
+from . import content, json, known
 
 
 class _Function(Struct):
@@ -114,7 +114,6 @@ class _Request(Struct):
     input: Raw = Raw()
 
 
-_MODELLED = frozenset(_Request.__struct_fields__) - {"input"} | {"stream_options"}
 _decode_request = msgspec.json.Decoder(_Request).decode
 _decode_choice = msgspec.json.Decoder(_NamedChoice).decode
 
@@ -135,7 +134,7 @@ def decode_request(body: bytes) -> c.Request:
         stream=bool(wire.stream),
         stop=content.stop_list(wire.stop),
         metadata=None if json.is_null(wire.metadata) else wire.metadata,
-        untranslated=content.unknown_members(body, _MODELLED),
+        untranslated=known.openai.unknown(body),
     )
     _decode_options(wire, request)
     _decode_messages(wire.messages or [], request)
@@ -175,18 +174,21 @@ def _decode_messages(messages: list[_Message], request: c.Request) -> None:
     for wire in messages:
         role = wire.role or ""
         text, parts = content.openai_content(wire.content, request)
+        if wire.name:
+            content.note(request, "messages[].name")
         if role in ("system", "developer"):
             if text:
                 system.append(text)
+            content.note_system(request, parts)
             continue
         message = c.Message(role=role, text=text, parts=parts, tool_call_id=wire.tool_call_id or "")
         if wire.tool_calls:
             message.tool_calls = [call for call in map(_decode_call, wire.tool_calls) if call is not None]
-        if wire.name:
-            content.note(request, "messages[].name")
-        if wire.refusal and not text:
-            message.refusal = content.optional(request, "messages[].refusal", wire.refusal, str) or ""
-            message.text = message.refusal
+        refusal = content.optional(request, "messages[].refusal", wire.refusal, str) if wire.refusal else None
+        if refusal and text:
+            content.note(request, "messages[].refusal")
+        elif refusal:
+            message.text = message.refusal = refusal
         if not json.is_null(wire.audio):
             content.note(request, "messages[].audio")
         thought = wire.reasoning_content
@@ -293,6 +295,7 @@ def _encode_extras(request: c.Request, body: dict[str, Any]) -> None:
         content.note(request, "top_k")
     if request.metadata is not None:
         content.note(request, "metadata")
+    content.note_signatures(request)
 
 
 def _encode_message(message: c.Message, request: c.Request) -> dict[str, Any]:

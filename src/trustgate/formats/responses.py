@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from . import canonical as c
-from . import content, json
+from . import content, json, known
 from .errors import DecodeError
 
 
@@ -77,7 +77,6 @@ class _Request(Struct):
     metadata: Raw = Raw()
 
 
-_MODELLED = frozenset(_Request.__struct_fields__)
 _decode_request = msgspec.json.Decoder(_Request).decode
 _decode_items = msgspec.json.Decoder(list[Raw]).decode
 _decode_item = msgspec.json.Decoder(_Item).decode
@@ -96,7 +95,7 @@ def decode_request(body: bytes) -> c.Request:
         top_p=json.number(wire.top_p),
         stream=bool(wire.stream),
         metadata=None if json.is_null(wire.metadata) else wire.metadata,
-        untranslated=content.unknown_members(body, _MODELLED),
+        untranslated=known.responses.unknown(body),
     )
     _decode_input(wire.input, request)
     _decode_text(wire.text, request)
@@ -172,7 +171,8 @@ def _decode_entry(item: _Item, request: c.Request) -> None:
         text, parts = content.openai_content(item.output, request)
         request.messages.append(c.Message("tool", text, parts, tool_call_id=item.call_id or ""))
     elif item.role in ("system", "developer"):
-        text, _ = content.openai_content(item.content, request)
+        text, parts = content.openai_content(item.content, request)
+        content.note_system(request, parts)
         request.system = "\n".join(part for part in (request.system, text) if part)
     elif item.role:
         text, parts = content.openai_content(item.content, request)
@@ -232,6 +232,7 @@ def _note_lost(request: c.Request) -> None:
             content.note(request, name)
     if request.n is not None and request.n > 1:
         content.note(request, "n")
+    content.note_signatures(request)
 
 
 def _encode_input(request: c.Request) -> Any:
