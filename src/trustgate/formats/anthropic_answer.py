@@ -251,6 +251,7 @@ class Encoder:
         self._model = ""
         self._index = -1  # index of the last block that was started
         self._open = ""  # kind of the open block: "text", "thinking", "tool"
+        self._signed = False  # whether the open thinking has its signature, so that more thinking is another block
         self._tool_index: int | None = None  # upstream index of the open tool block
         self._arguments = ""  # what was written of its arguments
         self._head = b""  # a delta of the open block up to its text
@@ -276,13 +277,17 @@ class Encoder:
         if not self._started:
             self._id = self._id or event.id
             self._model = self._model or event.model
-            if not (event.role or event.text or event.reasoning or event.tool_calls or event.finish_reason):
+            thought = event.reasoning or event.signature or event.redacted
+            if not (event.role or event.text or thought or event.tool_calls or event.finish_reason):
                 return self.end() if event.done else b""
             out = self._start()
         if event.reasoning:
+            if self._signed:
+                out += self._stop()
             out += self._delta("thinking", b'"thinking_delta","thinking":', event.reasoning)
-        if event.signature and self._open == "thinking":
+        if event.signature:
             out += self._delta("thinking", b'"signature_delta","signature":', event.signature)
+            self._signed = self._open == "thinking"
         if event.redacted:
             out += self._stop() + self._begin("redacted", {"type": "redacted_thinking", "data": event.redacted})
         if event.text:
@@ -350,7 +355,7 @@ class Encoder:
     def _stop(self) -> bytes:
         if not self._open:
             return b""
-        self._open = ""
+        self._open, self._signed = "", False
         self._tool_index = None
         self._arguments = ""
         return b'event: content_block_stop\ndata: {"type":"content_block_stop","index":%d}\n\n' % self._index

@@ -45,6 +45,7 @@ class _Message(Struct):
     role: str | None = None
     content: list[_Block] | None = None
     tool_calls: list[_Call] | None = None
+    tool_plan: str | None = None
 
 
 class _Response(Struct):
@@ -96,6 +97,8 @@ def decode_response(body: bytes) -> c.Response:
         response.text += block.text or ""
         if block.thinking:
             response.thinking.append(c.Thinking(block.thinking))
+    if message.tool_plan:
+        response.thinking.append(c.Thinking(message.tool_plan))
     for call in message.tool_calls or []:
         function = call.function or _Function()
         response.tool_calls.append(c.ToolCall(call.id or "", function.name or "", function.arguments or ""))
@@ -140,6 +143,7 @@ class _EventMessage(Struct):
     role: str | None = None
     content: Raw = Raw()
     tool_calls: Raw = Raw()
+    tool_plan: str | None = None
 
 
 class _EventDelta(Struct):
@@ -178,6 +182,8 @@ class Decoder:
                 return None
             block = json.decode_with(_decode_block, bytes(message.content))
             return c.StreamEvent(text=block.text or "", reasoning=block.thinking or "")
+        if kind == "tool-plan-delta":
+            return c.StreamEvent(reasoning=message.tool_plan or "")
         if kind in ("tool-call-start", "tool-call-delta"):
             call = _Call(delta.id, delta.function)
             if bytes(message.tool_calls)[:1] == b"{":

@@ -7,7 +7,7 @@ single providers want in `normalise.py`. Implements topic "OpenAI Chat Completio
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 from msgspec import Raw, Struct
@@ -51,6 +51,21 @@ class _Message(Struct):
     refusal: Raw = Raw()
     audio: Raw = Raw()
     reasoning_content: Raw = Raw()
+    reasoning: Raw = Raw()
+
+
+class _ThoughtText(Struct):
+    text: str | None = None
+
+
+class _ContentPart(Struct):
+    thinking: list[_ThoughtText] | None = None
+
+
+def thinking_of(raw: Raw) -> str:
+    """The thinking of Mistral's reasoning models, which send `content` as an array of parts."""
+    parts = content.optional(None, "", raw, list[_ContentPart]) or []
+    return "".join(thought.text or "" for part in parts for thought in part.thinking or [])
 
 
 class _FunctionTool(Struct):
@@ -494,7 +509,9 @@ def decode_response(body: bytes) -> c.Response:
         response.text = response.refusal
     if message.tool_calls:
         response.tool_calls = [call for call in map(_decode_call, message.tool_calls) if call is not None]
-    thought = content.optional(None, "", message.reasoning_content, str)
+    thought = content.optional(None, "", message.reasoning_content or message.reasoning, str)
+    if not thought and bytes(message.content)[:1] == b"[":
+        thought = thinking_of(message.content)
     if thought:
         response.thinking = [c.Thinking(text=thought)]
     if bytes(wire.reasoning)[:1] == b"{":
@@ -533,6 +550,21 @@ def encode_response(response: c.Response) -> bytes:
         reasoning["summary"] = thinking
         body["reasoning"] = reasoning
     return json.encode(body)
+
+
+def with_thinking(body: bytes, response: c.Response) -> bytes:
+    """A peer's own answer, with its thinking also where clients of OpenAI chat look for it, and its content as text."""
+    thinking = response.thinking_text
+    if not thinking:
+        return json.compact(body)
+    answer = json.object_tree(body)
+    message = cast("dict[str, Any]", answer["choices"][0]["message"])
+    if isinstance(message.get("content"), list):
+        message["content"] = response.text
+    message["reasoning_content"] = thinking
+    if "reasoning" not in answer:
+        answer["reasoning"] = {"summary": thinking}
+    return json.encode(answer)
 
 
 def error_body(error: c.UpstreamError) -> bytes:

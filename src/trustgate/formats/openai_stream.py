@@ -14,7 +14,7 @@ from msgspec import Raw, Struct
 
 from . import canonical as c
 from . import content, json
-from .openai import UsageIn, decode_usage, encode_answered_call, encode_usage, error_body, signature_of
+from .openai import UsageIn, decode_usage, encode_answered_call, encode_usage, error_body, signature_of, thinking_of
 
 
 class _Function(Struct):
@@ -84,7 +84,7 @@ class Decoder:
         if literal[:1] == b'"':
             event.text = json.decode_with(_decode_string, literal)
         elif literal[:1] == b"[":
-            event.text, event.reasoning = _content_parts(literal)
+            event.text, event.reasoning = _texts(literal), thinking_of(delta.content)
         if delta.reasoning_content:
             event.reasoning = delta.reasoning_content
         elif bytes(delta.reasoning)[:1] == b'"':
@@ -96,26 +96,15 @@ class Decoder:
         return event
 
 
-class _ContentPart(Struct):
-    type: str | None = None
-    text: str | None = None
-    thinking: list[_Thought] | None = None
-
-
-class _Thought(Struct):
+class _TextPart(Struct):
     text: str | None = None
 
 
-_decode_parts = msgspec.json.Decoder(list[_ContentPart]).decode
+_decode_parts = msgspec.json.Decoder(list[_TextPart]).decode
 
 
-def _content_parts(literal: bytes) -> tuple[str, str]:
-    """Mistral's reasoning models send `content` as an array of text and thinking parts."""
-    text, thinking = "", ""
-    for part in json.decode_with(_decode_parts, literal):
-        text += part.text or ""
-        thinking += "".join(thought.text or "" for thought in part.thinking or [])
-    return text, thinking
+def _texts(literal: bytes) -> str:
+    return "".join(part.text or "" for part in json.decode_with(_decode_parts, literal))
 
 
 def _tool_delta(position: int, wire: _ToolDelta) -> c.ToolDelta:

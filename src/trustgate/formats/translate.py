@@ -98,11 +98,22 @@ def translate_response(client: str, wire: str, body: bytes, model: str = "", enc
         if wire in _EMBEDDINGS:
             return _EMBEDDINGS[wire][1](body, model, encoding_format)
         response = CODECS[wire].decode_response(body)
-        if client in _OPENAI_SHAPED and wire in _OPENAI_SHAPED and response.error is None and not response.thinking:
-            return json.compact(body)
+        if response.error is None:
+            if client in _OPENAI_SHAPED and wire in _OPENAI_SHAPED:
+                return openai.with_thinking(body, response)
+            if client == "anthropic" and wire == "bedrock":
+                return _claude_blocks(CODECS[client].encode_response(response), body)
         return CODECS[client].encode_response(response)
     except _ENCODING_FAULTS as error:
         raise DecodeError(str(error)) from None
+
+
+def _claude_blocks(encoded: bytes, body: bytes) -> bytes:
+    """The answer for an Anthropic client with Claude's own content blocks, in their order and with all members."""
+    fields = json.members(body)
+    if bytes(fields.get("type", b"")) != b'"message"' or bytes(fields.get("content", b""))[:1] != b"[":
+        return encoded
+    return json.set_members(encoded, {"content": fields["content"]})
 
 
 def error_in_success(wire: str, body: bytes) -> c.UpstreamError | None:
