@@ -51,6 +51,21 @@ async def test_every_page_of_every_upstream_is_listed_in_registry_order(sse: boo
     assert len(one.asked("tools/list")) == 3
 
 
+async def test_a_list_is_followed_to_its_end_and_a_circle_of_cursors_ends() -> None:
+    long = Faulty([tool(f"t{n}") for n in range(101)], page_size=1)
+
+    def circling(handler: Any, message: Json) -> None:
+        listed = {"tools": [tool("c")], "nextCursor": "again"}
+        handler.reply(200, json.dumps({"jsonrpc": "2.0", "id": message["id"], "result": listed}).encode())
+
+    circle = Faulty().fail("tools/list", *[circling] * 99)
+    with upstreams(long, circle):
+        entities = [registry("r-1", long.url), registry("r-2", circle.url)]
+        async with world(*entities, discovery_timeout_s=120.0) as at:
+            assert await at.tools() == [*(f"t{n}" for n in range(101)), "c"]
+    assert len(circle.asked("tools/list")) == 2
+
+
 @pytest.mark.parametrize("sse", [False, True])
 async def test_a_call_reaches_the_upstream_by_its_original_name(sse: bool) -> None:
     one, two = Faulty([tool("x")], sse=sse), Faulty([tool("x")], sse=sse)

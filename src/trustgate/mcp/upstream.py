@@ -25,7 +25,9 @@ from trustgate.wire.upstream import PreparedHeaders
 
 ACCEPTED_VERSIONS = frozenset({"2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25"})
 MAX_ANSWER_BYTES = 8 * 1024 * 1024
-MAX_PAGES = 100
+MAX_PAGES = 10_000
+MAX_LIST_BYTES = 64 * 1024 * 1024
+"""Of all pages of a list."""
 MAX_REDIRECTS = 5
 MAX_RESUMPTIONS = 5
 RESUME_DELAY_S, RESUME_FACTOR, RESUME_MAX_S = 1.0, 1.5, 30.0
@@ -277,15 +279,19 @@ class Session:
     async def list_all(self, method: str, member: str) -> list[bytes]:
         """The objects of every page of a list method, each as it came. Raises as `request`."""
         found: list[bytes] = []
-        params = b"{}"
-        for _ in range(MAX_PAGES):
+        cursors: set[str] = set()
+        params, size = b"{}", 0
+        while True:
             result = await self.request(method, params)
             items, cursor = read_page(result, member)
             found += items
-            if not cursor:
-                break
+            size += len(result)
+            if not cursor or cursor in cursors:  # one that comes again leads in a circle
+                return found
+            cursors.add(cursor)
+            if size > MAX_LIST_BYTES or len(cursors) >= MAX_PAGES:
+                raise Unavailable("the list is too long")
             params = msgspec.json.encode({"cursor": cursor})
-        return found
 
     async def notify(self, method: str, params: bytes = b"") -> None:
         """Send a notification. Raises Unavailable when it could not be delivered."""
