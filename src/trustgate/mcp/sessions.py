@@ -94,6 +94,11 @@ class Sessions:
     def offered(self) -> bool:
         return self._ttl_s > 0
 
+    @property
+    def renewed_every_s(self) -> float:
+        """Asked for so often, a session that is used does not lapse."""
+        return self._ttl_s / 4
+
     async def open(self, caller: Caller, consumer: ConsumerView, version: str, offers: bytes) -> ClientSession:
         record = Record(
             **owner(caller, consumer), version=version, offers=offers, listens=False, renewed_at=self._now()
@@ -111,7 +116,7 @@ class Sessions:
         if any(getattr(record, name) != value for name, value in owner(caller, consumer).items()):
             return None
         session = ClientSession(id, record)
-        if self._now() - record.renewed_at > self._ttl_s / 4:
+        if self._now() - record.renewed_at > self.renewed_every_s:
             record.renewed_at = self._now()
             await self.keep(session)
             await self._renew_subscriptions(session)
@@ -125,7 +130,7 @@ class Sessions:
     async def lives(self, session: ClientSession) -> bool:
         """Whether it has not ended; being asked, it lives on."""
         raw = await self._state.get(PREFIX + session.id)
-        if raw is not None and self._now() - session.record.renewed_at > self._ttl_s / 4:
+        if raw is not None and self._now() - session.record.renewed_at > self.renewed_every_s:
             session.record.renewed_at = self._now()
             await self._state.put(PREFIX + session.id, raw, self._ttl_s)
             await self._renew_subscriptions(session)

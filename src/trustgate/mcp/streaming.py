@@ -26,7 +26,9 @@ from trustgate.mcp.sessions import ClientSession
 from trustgate.wire.asgi import HeaderList, Send
 
 POLL_S = 2.0
-"""How often a follower looks for itself, in case news were lost."""
+"""How often a follower looks at what this process knows, and at the stream of a call."""
+LOOK_S = 15.0
+"""How often it looks at a session's own stream, in case news were lost: there is one for every client that is idle."""
 KEEPALIVE_S = 15.0
 COMMENT = b": \n\n"
 STREAM_HEADERS: HeaderList = [
@@ -167,19 +169,25 @@ class Follower:
         """Until the stream, the session, the client's permission or this process ends."""
         if not self._after:
             self._after = await self._begin(write)
+        every_s = min(LOOK_S, self._services.sessions.renewed_every_s) if self._stream == MAIN else 0.0
         quiet_since = trio.current_time()
+        look_at = 0.0
         while True:
             news = self._hub.expect(self._key)
-            found = await self._hub.state.entries(self._key, self._after)
-            for position, entry in found:
-                self._after = position
-                if not is_head(entry):
-                    await write(events.encode(entry[1:], f"{self._stream}.{position}"))
-                if entry[:1] == LAST:
+            if trio.current_time() >= look_at:
+                found = await self._hub.state.entries(self._key, self._after)
+                for position, entry in found:
+                    self._after = position
+                    if not is_head(entry):
+                        await write(events.encode(entry[1:], f"{self._stream}.{position}"))
+                    if entry[:1] == LAST:
+                        return
+                if found:
+                    quiet_since = trio.current_time()
+                    continue
+                if not await self._services.sessions.lives(self._session):
                     return
-            if found:
-                quiet_since = trio.current_time()
-                continue
+                look_at = trio.current_time() + every_s
             if not await self._goes_on():
                 return
             if trio.current_time() - quiet_since > KEEPALIVE_S:
@@ -187,6 +195,7 @@ class Follower:
                 await write(COMMENT)
             with trio.move_on_after(POLL_S):
                 await news.wait()
+                look_at = 0.0
 
     async def _begin(self, write: Write) -> str:
         """Where the session's own stream is now; clients that know such events are told."""
@@ -200,7 +209,7 @@ class Follower:
 
     async def _goes_on(self) -> bool:
         """Whether to wait for more. What is found out on the way is put into the log."""
-        if self._services.readiness.draining or not await self._services.sessions.lives(self._session):
+        if self._services.readiness.draining:
             return False
         version = surface_now(self._exchange, self._services)
         if version is None:
@@ -215,6 +224,7 @@ class Follower:
                 journal = Journal(self._hub.state, self._session.id, MAIN)
                 for kind in LIST_CHANGES:
                     await journal.add(notification(f"notifications/{kind}/list_changed", b""))
+                self._hub.wake(self._key)
             return True
         await self._hub.tell(Followed(self._key))
         owner = self._stream.partition("-")[0]
