@@ -39,7 +39,7 @@ _OPENAI_PART: Table = _leaves("type text refusal file_data file_id file_url file
     "input_audio": _leaves("data format"),
     "file": _FILE,
 }
-_OPENAI_CALL: Table = _leaves("id type") | {
+_OPENAI_CALL: Table = _leaves("id type index") | {
     "function": _leaves("name arguments"),
     "custom": _leaves("name input"),
     "extra_content": {"google": _leaves("thought_signature")},
