@@ -16,7 +16,10 @@ from . import content, json
 from .gemini import Content, Part, encode_call
 from .openai_stream import merge_delta
 
-_FILTERED = ("SAFETY", "RECITATION", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII", "IMAGE_SAFETY", "LANGUAGE")
+_FILTERED = (
+    *("SAFETY", "RECITATION", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII", "LANGUAGE"),
+    *("IMAGE_SAFETY", "IMAGE_PROHIBITED_CONTENT", "IMAGE_RECITATION"),
+)
 FINISH_IN = {"STOP": "stop", "MAX_TOKENS": "length"} | dict.fromkeys(_FILTERED, "content_filter")
 FINISH_OUT = {"stop": "STOP", "length": "MAX_TOKENS", "tool_calls": "STOP"}
 
