@@ -177,6 +177,9 @@ def test_hypercorn_with_tls_gives_the_same_answers_as_our_own_server(
                 assert theirs.http_version == "HTTP/2"
                 assert "strict-transport-security" in theirs.headers
                 assert comparable(theirs) == comparable(ours), name
+            url = f"https://localhost:{port}/{demo.slug}/v1/chat/completions"
+            answer = client.post(url, content=b" " * (8 * 1024 * 1024 + 1), headers=demo.headers)
+            assert (answer.status_code, answer.text) == (413, "Request Entity Too Large")
 
 
 def test_with_a_client_authority_only_its_clients_may_connect(

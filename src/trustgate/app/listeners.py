@@ -12,6 +12,7 @@ import trio
 
 from trustgate.app.readiness import Readiness
 from trustgate.settings import ConfigurationError, Settings
+from trustgate.wire.bounded import bounded
 from trustgate.wire.server import Server, ServerConfig
 
 BACKLOG = 1024
@@ -102,7 +103,7 @@ def wire_server(
 ) -> Serve:
     """A data plane on our own server, or on Hypercorn where TLS and HTTP/2 are wanted. `watch` is told of our own."""
     if settings.server.tls_cert:
-        return hypercorn_server(app, sockets, settings, stop, readiness, name)
+        return hypercorn_server(bounded(app, server_config(settings)), sockets, settings, stop, readiness, name)
 
     async def serve(task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         server = Server(app, server_config(settings))
