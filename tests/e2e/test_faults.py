@@ -7,12 +7,13 @@ import json
 import socket
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
-from tests.e2e.installation import Demo, Installation
+from tests.e2e.installation import Demo, Installation, installed
 from tests.e2e.upstream import TEXT, FaultyUpstream
 
 BACKEND_ERROR = {"error": "backend_error"}
@@ -190,6 +191,14 @@ def test_a_stream_that_breaks_says_so_and_is_never_a_success(
         == text
     )
     assert len(upstream.requests(name)) == 1, "no retry once content was sent"
+
+
+def test_a_stream_that_never_ends_is_ended(tmp_path: Path, upstream: FaultyUpstream) -> None:
+    with installed(tmp_path, "run", STREAM_MAX_DURATION="1s") as running:
+        answer = ask(single(running, upstream, "stream-endless"), model="m", stream=True)
+    assert answer.status == 200
+    assert len(answer.events) < 300, "ended long before the upstream did"
+    assert TERMINATED in answer.events[-1]
 
 
 @pytest.mark.parametrize("name", ["stream-role-cut", "stream-error-first"])

@@ -131,6 +131,15 @@ def stream_of(*events: bytes, end: str = "close") -> Callable[[Peer], None]:
     return behave
 
 
+def endless(peer: Peer) -> None:
+    """Words until the peer hangs up, or for a minute."""
+    peer.begin()
+    peer.part(ROLE)
+    for _ in range(600):
+        peer.part(WORDS[0])
+        time.sleep(0.1)
+
+
 def gzipped(peer: Peer) -> None:
     peer.whole(200, gzip.compress(json.dumps(COMPLETION).encode()), Content_Encoding="gzip")
 
@@ -253,6 +262,7 @@ BEHAVIOURS: dict[str, Callable[[Peer], None]] = {
     "stream-malformed": stream_of(ROLE, b"data: {broken\n\n", *WORDS, chunk({}, "stop"), DONE, end="end"),
     "stream-role-cut": stream_of(ROLE),
     "stream-empty": stream_of(end="end"),
+    "stream-endless": endless,
     "stream-error-first": stream_of(b'data: {"error":{"message":"overloaded","type":"server_error"}}\n\n', end="end"),
     "stream-stall": stream_of(ROLE, *WORDS[:2], end="stall"),
     "stream-huge": stream_of(ROLE, b"data: " + b"x" * (2 * 1024 * 1024 + 10) + b"\n\n", end="end"),

@@ -186,6 +186,18 @@ def test_the_model_of_a_translated_embedding_is_enforced_and_defaulted() -> None
     assert json.loads(made.body)["model"] == "e"
 
 
+def test_options_of_odd_types_are_left_out_and_named() -> None:
+    made = ready("cohere", {"model": "e", "input": "a", "dimensions": "5", "encoding_format": 5})
+    assert "output_dimension" not in json.loads(made.body)
+    assert made.untranslated == ("dimensions", "encoding_format")
+
+
+def test_a_vector_that_no_float_can_hold_comes_back_as_the_upstream_wrote_it() -> None:
+    made = ready("cohere", {"model": "e", "input": "a", "encoding_format": "base64"})
+    body = b'{"embeddings":[[1e300]]}'
+    assert made.decode(200, body) == body
+
+
 def test_rerank_passes_through() -> None:
     body = b'{ "model":"r", "query":"q", "documents":["a"] }'
     made = ready("cohere", body, capability="rerank")

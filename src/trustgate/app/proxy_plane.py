@@ -45,6 +45,7 @@ def proxy_config(settings: Settings) -> ProxyConfig:
         header_timeout_s=upstream.response_header_timeout_s,
         first_event_timeout_s=upstream.stream_first_event_timeout_s,
         stream_idle_timeout_s=upstream.stream_idle_timeout_s,
+        stream_max_duration_s=upstream.stream_max_duration_s,
         retry_base_delay_s=upstream.retry_base_delay_s,
         retry_after_max_s=upstream.retry_after_max_s,
         max_body_bytes=settings.server.max_body_bytes,

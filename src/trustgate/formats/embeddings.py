@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import struct
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from msgspec import Raw, Struct
@@ -21,8 +21,8 @@ from .errors import DecodeError
 class _Request(Struct):
     model: str | None = None
     input: str | list[str] | None = None
-    dimensions: int | None = None
-    encoding_format: str | None = None
+    dimensions: Raw = Raw()
+    encoding_format: Raw = Raw()
 
 
 class _CohereRequest(Struct):
@@ -32,6 +32,8 @@ class _CohereRequest(Struct):
     embedding_types: list[str] | None = None
     output_dimension: int | None = None
 
+
+T = TypeVar("T")
 
 _MODELLED = frozenset(_Request.__struct_fields__)
 _COHERE_MODELLED = frozenset(_CohereRequest.__struct_fields__)
@@ -58,8 +60,21 @@ def decode_request(body: bytes) -> EmbeddingRequest:
     if wire.input is None:
         raise DecodeError("input is missing")
     texts = [wire.input] if isinstance(wire.input, str) else wire.input
-    lost = tuple(content.unknown_members(body, _MODELLED))
-    return EmbeddingRequest(wire.model or "", texts, wire.dimensions, wire.encoding_format or "float", lost)
+    lost = content.unknown_members(body, _MODELLED)
+    request = EmbeddingRequest(wire.model or "", texts)
+    request.dimensions = _optional("dimensions", wire.dimensions, int, lost)
+    request.encoding_format = _optional("encoding_format", wire.encoding_format, str, lost) or "float"
+    request.untranslated = tuple(lost)
+    return request
+
+
+def _optional(name: str, raw: Raw, kind: type[T], lost: list[str]) -> T | None:
+    """A member that may be left out, and is, with its name noted, where its type is odd."""
+    try:
+        return None if json.is_null(raw) else msgspec.json.decode(raw, type=kind)
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        lost.append(name)
+        return None
 
 
 def decode_cohere_request(body: bytes) -> EmbeddingRequest:
@@ -208,7 +223,10 @@ def _openai_list(vectors: list[Raw], model: str, tokens: int, encoding_format: s
     for index, vector in enumerate(vectors):
         if encoding_format == "base64":
             numbers = json.decode_with(_decode_floats, bytes(vector))
-            embedding: Any = base64.b64encode(struct.pack(f"<{len(numbers)}f", *numbers)).decode()
+            try:
+                embedding: Any = base64.b64encode(struct.pack(f"<{len(numbers)}f", *numbers)).decode()
+            except OverflowError:
+                raise DecodeError("a number of the vector is out of range") from None
         else:
             embedding = Raw(json.compact(vector)) if vector else []
         data.append({"object": "embedding", "index": index, "embedding": embedding})

@@ -136,6 +136,8 @@ async def _try(exchange: Exchange, route: Route, services: ProxyServices) -> Res
     exchange.untranslated = prepared.untranslated
     config = services.config
     deadlines = services.stream_deadlines if exchange.streaming else services.deadlines
+    if exchange.streaming and prepared.frames:  # Bedrock's streams may live as long as they like
+        deadlines = msgspec.structs.replace(deadlines, total_s=None)
     try:
         lines = prepared.lines
         headers = () if lines is not None else prepared.headers

@@ -33,6 +33,8 @@ class ProxyConfig(msgspec.Struct, frozen=True, kw_only=True):
     connect_timeout_s: float = 10.0
     first_event_timeout_s: float = 300.0
     stream_idle_timeout_s: float = 120.0
+    stream_max_duration_s: float = 300.0
+    """0 for no limit."""
     retry_base_delay_s: float = 0.1
     retry_after_max_s: float = 5.0
     max_response_bytes: int = 64 * 1024 * 1024
@@ -44,12 +46,12 @@ class ProxyConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def deadlines_of(config: ProxyConfig, *, stream: bool) -> Deadlines:
-    """Bounds of one upstream call (spec 02 §8.4): a stream has none in total, but between its events."""
+    """Bounds of one upstream call (spec 02 §8.4, §9.4): a stream's life is bounded, and the silence in it."""
     return Deadlines(
         connect_s=config.connect_timeout_s,
         first_byte_s=config.header_timeout_s,
         between_s=config.stream_idle_timeout_s if stream else None,
-        total_s=None if stream else config.request_timeout_s,
+        total_s=(config.stream_max_duration_s or None) if stream else config.request_timeout_s,
     )
 
 

@@ -128,6 +128,15 @@ class Upstream(Struct, frozen=True):
     stream_idle_timeout_s: Annotated[
         float, Var("STREAM_IDLE_TIMEOUT", DURATION, "Longest silence within a stream.")
     ] = 120.0
+    stream_max_duration_s: Annotated[
+        float,
+        Var(
+            "STREAM_MAX_DURATION",
+            DURATION,
+            "Longest life of a stream, from the upstream call on; `0` for no limit. Streams of Bedrock have none.",
+            zero_allowed=True,
+        ),
+    ] = 300.0
     max_connections_per_origin: Annotated[
         int, Var("PROVIDER_MAX_CONNECTIONS", INT, "Open connections to one provider origin, per worker.")
     ] = 512
