@@ -103,7 +103,8 @@ class Call:
             self.ended = True
             self._ended.set()
             self._wake()
-            if self._left:
+            if self._left and self.session is not None:
+                self._hub.left_ended(self.session.id)
                 self.exchange.reply = self.reply
                 finished(self.exchange)
 
@@ -127,9 +128,9 @@ class Call:
 
     def leave(self) -> None:
         """The client's connection is gone."""
-        if self.ended:
+        if self.ended or self._left:
             return
-        if self.begun and self._journal is not None:
+        if self.begun and self.session is not None and self._hub.leave_running(self.session.id):
             self._left = self.exchange.detached = True
             self.events.clear()
             self.followed()

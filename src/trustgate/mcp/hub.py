@@ -7,6 +7,7 @@ go on; and the messages on the bus about them. What must not: HTTP, storage of s
 from __future__ import annotations
 
 import secrets
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
@@ -22,6 +23,8 @@ from trustgate.mcp.events import MAIN, key_of
 HEARTBEAT_S = 5.0
 DEAD_AFTER_S = 16.0
 BUS_S = 2.0
+MAX_LEFT, MAX_LEFT_OF_SESSION = 1000, 16
+"""Calls that run on without their client."""
 INSTANCE = "trustgate:mcp:instance:"
 
 log = structlog.get_logger(__name__)
@@ -122,8 +125,8 @@ class Question:
 
 
 class Hub:
-    """Mutable: calls by session and request id and by stream, questions by id, waiters by stream, who reads the own
-    stream of a session, who attends it."""
+    """Mutable: calls by session and request id and by stream, how many of them were left, questions by id, waiters by
+    stream, who reads the own stream of a session, who attends it."""
 
     def __init__(self, state: SharedState, bus: Bus) -> None:
         self.state = state
@@ -131,6 +134,7 @@ class Hub:
         self._bus = bus
         self._calls: dict[tuple[str, bytes], Running] = {}
         self._streams: dict[str, Running] = {}
+        self._left: Counter[str] = Counter()
         self._questions: dict[str, Question] = {}
         self._waiters: dict[str, trio.Event] = {}
         self._readers: dict[str, str] = {}
@@ -173,6 +177,18 @@ class Hub:
             if self._calls.get(name) is call:
                 del self._calls[name]
             del self._streams[key]
+
+    def leave_running(self, session_id: str) -> bool:
+        """Whether a call of that session may run on without its client; then `left_ended` follows."""
+        if self._left.total() >= MAX_LEFT or self._left[session_id] >= MAX_LEFT_OF_SESSION:
+            return False
+        self._left[session_id] += 1
+        return True
+
+    def left_ended(self, session_id: str) -> None:
+        self._left[session_id] -= 1
+        if not self._left[session_id]:
+            del self._left[session_id]
 
     def runs(self, key: str) -> bool:
         return key in self._streams
