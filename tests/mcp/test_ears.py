@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import queue
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -15,7 +16,7 @@ from tests.mcp.upstream_server import Faulty, event, serving
 from tests.mcp.world import KEY, SLUG, World, api_key, registry, world
 from tests.views import consumer
 from trustgate.domain.entities import ToolkitEntry
-from trustgate.mcp import attendance, ears
+from trustgate.mcp import attendance, ears, upstream
 from trustgate.mcp.events import MAIN, key_of
 from trustgate.mcp.hub import Attended
 from trustgate.mcp.sessions import ClientSession, Record, Subscription
@@ -365,3 +366,25 @@ async def test_an_upstream_that_announces_something_to_say_is_listened_to(capabi
     faulty.capabilities = {"tools": {}, "resources": {}} | capabilities
     async with listening(faulty):
         await until_listened(faulty)
+
+
+async def test_how_much_an_upstream_may_ask_at_once_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upstream, "MAX_ANSWERING", 8)
+    release = threading.Event()
+
+    def wait(handler: Any, message: Any) -> None:
+        release.wait(20)
+        handler.reply(202, b"")
+
+    faulty = speaker().fail("", *[wait] * 50)
+    async with listening(faulty) as client:
+        await until_listened(faulty)
+        assert faulty.says is not None
+        for number in range(50):
+            faulty.says.put(event({"jsonrpc": "2.0", "id": number, "method": "ping"}))
+        says(faulty, "notifications/tools/list_changed")
+        assert await client.until(1) == ["notifications/tools/list_changed"]
+        while len(answers := [message["id"] for message in faulty.seen if "result" in message]) < 8:  # noqa: ASYNC110
+            await trio.sleep(0.01)
+        assert sorted(answers) == list(range(8))
+        release.set()

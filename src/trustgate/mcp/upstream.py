@@ -29,6 +29,8 @@ MAX_PAGES = 10_000
 MAX_LIST_BYTES = 64 * 1024 * 1024
 """Of all pages of a list."""
 MAX_REDIRECTS = 5
+MAX_ANSWERING = 64
+"""Requests of a server's own in one session that are being answered; beyond that they are not."""
 MAX_RESUMPTIONS = 5
 RESUME_DELAY_S, RESUME_FACTOR, RESUME_MAX_S = 1.0, 1.5, 30.0
 DRAIN_S = 1.0
@@ -152,10 +154,12 @@ class _Page(msgspec.Struct):
 class Session:
     """One session with a server. `open` first; then requests may overlap. `headers` are sent with every message.
 
-    Mutable: the id counter, what `open` negotiates, and whether somebody listens.
+    Mutable: the id counter, what `open` negotiates, whether somebody listens, and how many of the server's own requests
+    are being answered.
     """
 
     __slots__ = (
+        "_answering",
         "_background",
         "_fields",
         "_last_id",
@@ -184,6 +188,7 @@ class Session:
         self._prepared = PreparedHeaders.of(self._fields)
         self._background = background
         self._last_id = 0
+        self._answering = 0
         self._profile = profile
         self._listening: trio.CancelScope | None = None
         self.id = b""
@@ -423,14 +428,25 @@ class Session:
         if not isinstance(message.method, str):
             return
         if not message.is_notification:
-            if self._background is not None:
-                self._background.start_soon(self._answer, message, listener)
+            if self._background is None:
+                return
+            if self._answering >= MAX_ANSWERING:
+                log.info("an upstream asks too much at once", method=message.method)
+                return
+            self._answering += 1
+            self._background.start_soon(self._answer, message, listener)
         elif listener is not None:
             progress = message.method == "notifications/progress"
             if not progress or jsonrpc.params_of(message, _Progress).progressToken == wanted:
                 await listener.notified(message)
 
     async def _answer(self, request: Message, listener: Listener | None) -> None:
+        try:
+            await self._answered(request, listener)
+        finally:
+            self._answering -= 1
+
+    async def _answered(self, request: Message, listener: Listener | None) -> None:
         """Answer the server: it may ping and ask for roots, of which there are none; the rest the listener offers."""
         if request.method == "ping":
             body = jsonrpc.result(request.id, b"{}")
