@@ -329,3 +329,15 @@ async def test_every_dispatched_call_has_a_record_with_its_meaning() -> None:
     assert "server_name" not in unknown["mcp"]
     assert records[4]["mcp"]["resource_uri"] == "data://a"
     assert records[5]["mcp"]["prompt"] == "hi"
+
+
+@pytest.mark.parametrize("alive", [0, 1])
+async def test_a_record_counts_the_servers_that_were_asked_whether_they_answered_or_not(alive: int) -> None:
+    faulty = Faulty()
+    with upstreams(faulty):
+        urls = [faulty.url] * alive + ["http://127.0.0.1:1/mcp"]
+        async with world(*(registry(f"r-{n}", url, f"Up{n}") for n, url in enumerate(urls))) as at:
+            await at.rpc("tools/list")
+    (record,) = (build(facts_of(one, policies=True)) for one in at.heard.exchanges)
+    assert record.mcp is not None
+    assert (record.mcp.targets, record.status.code) == (len(urls), 200 if alive else 502)

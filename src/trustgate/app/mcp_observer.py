@@ -105,7 +105,7 @@ def facts_of(exchange: Exchange, *, policies: bool) -> Facts:
             upstream_tool=call.upstream_tool,
             prompt=call.prompt,
             resource_uri=call.resource_uri,
-            targets=len(exchange.found),
+            targets=exchange.targets,
             upstream_status=call.upstream_status,
             upstream_latency_ms=call.upstream_latency_ms,
             rpc_error_code=call.rpc_error_code,

@@ -14,7 +14,7 @@ from trustgate.identity.mcp import Caller
 from trustgate.mcp.errors import HeaderList
 from trustgate.mcp.links import Asker, Peer
 from trustgate.mcp.locate import slug_of
-from trustgate.mcp.runtime import ConsumerRuntime, Found
+from trustgate.mcp.runtime import ConsumerRuntime
 from trustgate.mcp.sessions import ClientSession
 from trustgate.mcp.upstream import PLAIN, Listener, Profile
 from trustgate.policies.model import Run
@@ -66,7 +66,6 @@ class Exchange:
         "dispatch_ms",
         "ended_at",
         "facts",
-        "found",
         "header_map",
         "headers",
         "listener",
@@ -83,6 +82,7 @@ class Exchange:
         "slug",
         "started_at",
         "started_unix",
+        "targets",
         "trace_id",
     )
 
@@ -127,8 +127,8 @@ class Exchange:
         self.facts: CallFacts | None = None
         """Set for requests that have an event: dispatched ones, `ping` excepted."""
         self.dispatch_ms = 0
-        self.found: Found = ()
-        """The registries whose lists this request was answered from."""
+        self.targets = 0
+        """How many registries' lists this request was to be answered from."""
         self.reply: Reply | None = None
         self.aborted = False
         self.detached = False

@@ -128,23 +128,23 @@ async def composed(exchange: Exchange, kind: Kind, services: McpServices) -> tup
     runtime = exchange.runtime
     assert runtime is not None
     discovery = services.discovery
+    exchange.targets = len(runtime.peers)
     ready = runtime.ready.get(kind.name)
     if ready is not None and ready.generation == discovery.generation and ready.until > discovery.now():
-        exchange.found = ready.found
         return ready.composition, None
-    exchange.found, pending = await gather(exchange, kind, services)
-    composition = runtime.composition(kind, exchange.found)
-    if runtime.shared and len(exchange.found) == len(runtime.peers):
-        keep_ready(exchange, kind, composition, discovery)
+    found, pending = await gather(exchange, kind, services)
+    composition = runtime.composition(kind, found)
+    if runtime.shared and len(found) == len(runtime.peers):
+        keep_ready(exchange, kind, found, composition, discovery)
     return composition, pending
 
 
-def keep_ready(exchange: Exchange, kind: Kind, composition: Composition, discovery: Discovery) -> None:
+def keep_ready(exchange: Exchange, kind: Kind, found: Found, composition: Composition, discovery: Discovery) -> None:
     """What every caller of this consumer sees until one of its lists is asked for again."""
     runtime, asker = exchange.runtime, exchange.asker
     assert runtime is not None and asker is not None
-    until = min(discovery.until(kind, peer, asker, listing) for peer, listing in exchange.found)
-    runtime.ready[kind.name] = Ready(discovery.generation, until, exchange.found, composition)
+    until = min(discovery.until(kind, peer, asker, listing) for peer, listing in found)
+    runtime.ready[kind.name] = Ready(discovery.generation, until, composition)
 
 
 async def gather(exchange: Exchange, kind: Kind, services: McpServices) -> tuple[Found, ConsentNeeded | None]:

@@ -36,7 +36,6 @@ class Ready(msgspec.Struct, frozen=True):
 
     generation: int
     until: float
-    found: Found
     composition: Composition
 
 
