@@ -109,6 +109,45 @@ def test_everything_that_a_dialect_can_say_is_carried_or_named(client: str, wire
         assert lost(client, wire, model, RICH[client]) == []
 
 
+ODD: list[tuple[str, str, dict[str, Any], str]] = [
+    ("openai", "anthropic", {"stop": 5}, "stop"),
+    ("openai", "anthropic", {"stop": ["a", 5]}, "stop"),
+    ("openai", "anthropic", {"tool_choice": 5}, "tool_choice"),
+    ("openai", "anthropic", {"tool_choice": {"type": "allowed_tools"}}, "tool_choice"),
+    ("openai", "anthropic", {"reasoning_effort": "odd"}, "reasoning_effort"),
+    ("openai", "google", {"reasoning_effort": "odd"}, "reasoning"),
+    ("openai", "google", {"tool_choice": "odd"}, "tool_choice"),
+    ("openai", "cohere", {"reasoning_effort": "odd"}, "reasoning"),
+    ("openai", "cohere", {"tool_choice": "odd"}, "tool_choice"),
+    ("openai_responses", "openai", {"tool_choice": 5}, "tool_choice"),
+    ("openai_responses", "openai", {"tool_choice": {"type": "file_search"}}, "tool_choice"),
+    ("cohere", "openai", {"tool_choice": 5}, "tool_choice"),
+    ("cohere", "openai", {"thinking": {"type": "enabled"}}, "reasoning"),
+    ("anthropic", "openai", {"thinking": {"type": "adaptive"}}, "reasoning"),
+    ("anthropic", "openai_responses", {"thinking": {"type": "adaptive"}}, "reasoning"),
+    (
+        "google",
+        "openai",
+        {"generationConfig": {"responseMimeType": "text/x.enum"}},
+        "generationConfig.responseMimeType",
+    ),
+    (
+        "google",
+        "openai",
+        {"generationConfig": {"responseSchema": {"type": "STRING"}}},
+        "generationConfig.responseSchema",
+    ),
+]
+
+
+@pytest.mark.parametrize(("client", "wire", "body", "name"), ODD)
+def test_values_that_have_no_meaning_elsewhere_are_named(
+    client: str, wire: str, body: dict[str, Any], name: str
+) -> None:
+    made = translate.translate_request(client, wire, dump({"model": "m"} | body).encode())
+    assert made.untranslated == (name,)
+
+
 # Objects that are the client's own: their members are values and no vocabulary of the dialect.
 OWN = re.compile(
     "parameters|input_schema|schema|args|response|metadata|data|responseSchema|logit_bias|labels|format|input"

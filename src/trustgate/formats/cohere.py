@@ -119,6 +119,8 @@ def decode_request(body: bytes) -> c.Request:
         schema = None if json.is_null(tool.function.parameters) else tool.function.parameters
         request.tools.append(c.Tool(tool.function.name or "", tool.function.description or "", schema, strict=strict))
     request.tool_choice = _tool_choice(wire.tool_choice)
+    if request.tool_choice is None and not json.is_null(wire.tool_choice):
+        content.note(request, "tool_choice")
     _decode_extras(wire, request)
     return request
 
@@ -190,6 +192,8 @@ def _encode_extras(request: c.Request, body: dict[str, Any]) -> None:
             body["tool_choice"] = "REQUIRED"
         elif choice.type == "none":
             body["tool_choice"] = "NONE"
+        elif choice.type != "auto":
+            content.note(request, "tool_choice")
         if choice.type == "tool":
             content.note(request, "tool_choice.name")
     wanted = request.response_format
@@ -209,6 +213,7 @@ def _encode_extras(request: c.Request, body: dict[str, Any]) -> None:
         body["thinking"] = {"type": "disabled"}
     elif budget is not None:
         body["thinking"] = {"type": "enabled"} | ({"token_budget": budget} if budget > 0 else {})
+    content.note_reasoning(request, budget)
     for name in ("metadata", "user", "parallel_tool_calls"):
         if getattr(request, name) not in (None, ""):
             content.note(request, name)

@@ -316,6 +316,12 @@ def effort_of(reasoning: c.ReasoningRequest | None) -> str:
     return "low" if budget <= 4096 else "medium" if budget <= 16384 else "high"
 
 
+def note_reasoning(request: c.Request, carried: object) -> None:
+    """Notes a wish for thinking that has no word, or no budget, in the dialect."""
+    if carried in (None, "") and request.reasoning is not None:
+        note(request, "reasoning")
+
+
 def budget_of(reasoning: c.ReasoningRequest | None) -> int | None:
     """The thinking budget in tokens for a wish given as budget or word; None when there is none."""
     if reasoning is None:

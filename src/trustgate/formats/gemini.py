@@ -183,15 +183,7 @@ def _decode_config(config: _GenerationConfig, request: c.Request) -> None:
     request.frequency_penalty = content.optional_number(
         request, "frequencyPenalty", frequency or config.frequency_penalty
     )
-    if (config.responseMimeType or config.response_mime_type) == "application/json":
-        own = config.responseSchema or config.response_schema
-        schema = config.responseJsonSchema or config.response_json_schema
-        if not json.is_null(own):
-            schema = Raw(json.encode(_retyped(json.tree(own), str.lower)))
-        if json.is_null(schema):
-            request.response_format = c.ResponseFormat("json_object")
-        else:
-            request.response_format = c.ResponseFormat("json_schema", schema)
+    _decode_format(config, request)
     wish = config.thinkingConfig or config.thinking_config
     thinking = content.optional(request, "thinkingConfig", wish, _ThinkingConfig)
     if thinking is not None:
@@ -199,6 +191,25 @@ def _decode_config(config: _GenerationConfig, request: c.Request) -> None:
         effort = (thinking.thinkingLevel or thinking.thinking_level or "").lower()
         if budget is not None or effort:
             request.reasoning = c.ReasoningRequest(effort, budget)
+
+
+def _decode_format(config: _GenerationConfig, request: c.Request) -> None:
+    """JSON, with its schema where there is one; other formats and schemas without JSON are noted."""
+    kind = config.responseMimeType or config.response_mime_type
+    own = config.responseSchema or config.response_schema
+    schema = config.responseJsonSchema or config.response_json_schema
+    if kind != "application/json":
+        if kind not in (None, "", "text/plain"):
+            content.note(request, "generationConfig.responseMimeType")
+        if not (json.is_null(own) and json.is_null(schema)):
+            content.note(request, "generationConfig.responseSchema")
+    else:
+        if not json.is_null(own):
+            schema = Raw(json.encode(_retyped(json.tree(own), str.lower)))
+        if json.is_null(schema):
+            request.response_format = c.ResponseFormat("json_object")
+        else:
+            request.response_format = c.ResponseFormat("json_schema", schema)
 
 
 def _decode_tools(group: dict[str, Raw], request: c.Request) -> None:
@@ -328,6 +339,8 @@ def encode_request(request: c.Request) -> bytes:
         if choice.type == "tool":
             calling["allowedFunctionNames"] = [choice.name]
         body["toolConfig"] = {"functionCallingConfig": calling}
+    elif choice is not None and choice.type:
+        content.note(request, "tool_choice")
     for name in ("metadata", "user", "parallel_tool_calls"):
         if getattr(request, name) not in (None, ""):
             content.note(request, name)
@@ -364,6 +377,7 @@ def _encode_config(request: c.Request) -> dict[str, Any]:
     budget = content.budget_of(request.reasoning)
     if budget is not None:
         config["thinkingConfig"] = {"thinkingBudget": budget}
+    content.note_reasoning(request, budget)
     if request.n is not None and request.n > 1:
         content.note(request, "n")
     return config

@@ -155,6 +155,8 @@ def decode_request(body: bytes) -> c.Request:
     _decode_messages(wire.messages or [], request)
     request.tools = _decode_tools(wire.tools or [], request)
     request.tool_choice = _tool_choice(wire.tool_choice, request)
+    if not request.stop and bytes(wire.stop) not in (b"", b"null", b"[]"):
+        content.note(request, "stop")
     return request
 
 
@@ -304,6 +306,7 @@ def _encode_extras(request: c.Request, body: dict[str, Any]) -> None:
     effort = content.effort_of(request.reasoning)
     if effort:
         body["reasoning_effort"] = effort
+    content.note_reasoning(request, effort)
     if request.user:
         body["user"] = request.user
     if request.top_k is not None:

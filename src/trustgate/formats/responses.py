@@ -143,6 +143,7 @@ def _tool_choice(raw: Raw, request: c.Request) -> c.ToolChoice | None:
         choice = json.decode_with(_decode_choice, literal)
         if choice.name:
             return c.ToolChoice("tool", choice.name)
+    if not json.is_null(raw):
         content.note(request, "tool_choice")
     return None
 
@@ -220,6 +221,7 @@ def encode_request(request: c.Request) -> bytes:
     effort = content.effort_of(request.reasoning)
     if effort:
         body["reasoning"] = {"effort": effort}
+    content.note_reasoning(request, effort)
     if request.user:
         body["user"] = request.user
     _note_lost(request)
