@@ -148,6 +148,11 @@ def test_values_that_have_no_meaning_elsewhere_are_named(
     assert made.untranslated == (name,)
 
 
+def test_a_number_that_no_machine_can_hold_costs_no_more_than_the_deeper_names() -> None:
+    body = b'{"model":"m","x":%b,"y":null,"messages":[{"role":"user","content":"q","z":1}]}' % (b"9" * 6000)
+    assert translate.translate_request("openai", "anthropic", body).untranslated == ("x",)
+
+
 # Objects that are the client's own: their members are values and no vocabulary of the dialect.
 OWN = re.compile(
     "parameters|input_schema|schema|args|response|metadata|data|responseSchema|logit_bias|labels|format|input"

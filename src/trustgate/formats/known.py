@@ -183,8 +183,19 @@ class Members:
             self._decode(body)
             return []
         except (msgspec.DecodeError, UnicodeError, RecursionError, ValueError):
-            names = _unknown(json.object_tree(body), self._table, "")
+            names = _unknown(_tree(body), self._table, "")
             return list(islice(dict.fromkeys(name[:MAX_NAME] for name in islice(names, 16 * MAX_NAMES)), MAX_NAMES))
+
+
+def _tree(body: bytes) -> dict[str, Any]:
+    """The request; where it holds a number that no machine can, the texts of its members, which tell no deeper names.
+
+    Raises `DecodeError` when it is no JSON object.
+    """
+    try:
+        return json.object_tree(body)
+    except json.DecodeError:
+        return {name: None if json.is_null(raw) else bytes(raw) for name, raw in json.members(body).items()}
 
 
 def _unknown(node: dict[str, Any], table: Table, prefix: str) -> Iterator[str]:
