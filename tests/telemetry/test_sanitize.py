@@ -103,3 +103,18 @@ def test_oversized_json_shrinks_and_stays_json(document: object) -> None:
     shrunk = json.loads(text)
     if isinstance(document, dict):
         assert shrunk["_nt_truncated"] is True
+
+
+@pytest.mark.parametrize("member", ["messages", "contents"])
+def test_of_many_turns_the_first_and_as_many_of_the_newest_as_fit_are_kept(member: str) -> None:
+    turns = [{"n": n, "content": "x" * 10_000} for n in range(300)]
+    kept = json.loads(body_text(json.dumps({"model": "m", member: turns}).encode(), ""))[member]
+    assert (kept[0], kept[1:]) == (turns[0], turns[-len(kept) + 1 :])
+    assert len(kept) == CAP_BYTES // len(json.dumps(turns[-1], separators=(",", ":")) + ","), "the cap is used"
+
+
+def test_of_an_oversized_array_only_what_is_too_much_goes() -> None:
+    rows = [{"a": "x" * 10_000} for _ in range(300)]
+    text = body_text(json.dumps(rows).encode(), "")
+    assert json.loads(text) == rows[: len(json.loads(text))]
+    assert CAP_BYTES - 10_100 < len(text) <= CAP_BYTES

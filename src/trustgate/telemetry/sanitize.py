@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
 import msgspec
+
+Json = dict[str, Any]
 
 REDACTED = "[REDACTED]"
 CAP_BYTES = 1024 * 1024
@@ -207,15 +209,12 @@ def shrink(document: Any) -> str:
     """An oversized JSON document made to fit while it stays valid JSON (spec 06 §10, cap)."""
     if isinstance(document, list):
         rows = cast("list[Any]", document)
-        while rows and size(rows) > CAP_BYTES:
-            rows = rows[: len(rows) // 2]
-        return msgspec.json.encode(rows).decode()
+        return msgspec.json.encode(rows[: fitting(rows, CAP_BYTES - len("[]"))]).decode()
     fields = cast("dict[str, Any]", document) | {"_nt_truncated": True}
     for name in ("messages", "contents"):
         turns = fields.get(name)
-        while isinstance(turns, list) and len(cast("list[Any]", turns)) > 2 and size(fields) > CAP_BYTES:
-            kept = cast("list[Any]", turns)
-            turns = fields[name] = [kept[0], *kept[max(2, len(kept) // 2) :]]
+        if isinstance(turns, list) and len(cast("list[Any]", turns)) > 2 and size(fields) > CAP_BYTES:
+            fields[name] = without_middle(fields, name, cast("list[Any]", turns))
     for name in OPTIONAL_MEMBERS:
         if size(fields) <= CAP_BYTES:
             break
@@ -225,6 +224,21 @@ def shrink(document: Any) -> str:
         fields = cast("dict[str, Any]", shorten(fields, limit))
         limit //= 4
     return msgspec.json.encode(fields).decode() if size(fields) <= CAP_BYTES else '{"_nt_truncated":true}'
+
+
+def without_middle(fields: Json, name: str, turns: list[Any]) -> list[Any]:
+    """The first of a member's turns and as many of the newest as fit, the newest one in any case."""
+    newest = fitting(turns[:0:-1], CAP_BYTES - size(fields | {name: turns[:1]}))
+    return [turns[0], *turns[-max(1, newest) :]]
+
+
+def fitting(items: Sequence[Any], room: int) -> int:
+    """How many items of a JSON array, from the first on, take at most `room` bytes with their commas."""
+    for count, item in enumerate(items):
+        room -= size(item) + 1
+        if room < 0:
+            return count
+    return len(items)
 
 
 def size(value: Any) -> int:
