@@ -16,8 +16,9 @@ from trustgate.admin.services import (
 )
 from trustgate.app.catalog import Catalog
 from trustgate.domain.entities import Registry
+from trustgate.mcp.answers import RpcError, Unavailable
 from trustgate.mcp.catalog import by_code, servers
-from trustgate.mcp.upstream import RpcError, Unavailable, list_tools
+from trustgate.mcp.upstream import list_tools
 from trustgate.policies import registry as policies
 from trustgate.policies.plugin import Environment
 from trustgate.providers import catalog as provider_catalog

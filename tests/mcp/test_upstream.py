@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from trustgate.domain.entities import MCPTarget
+from trustgate.mcp.answers import RpcError, Unavailable
 from trustgate.mcp.catalog import by_code, servers
-from trustgate.mcp.upstream import RpcError, Session, Unavailable, list_tools
+from trustgate.mcp.upstream import Session, list_tools
 from trustgate.wire.client import Pool
 
 TOOLS = [{"name": f"t{number}", "inputSchema": {"type": "object"}, "x-extra": number} for number in range(5)]

@@ -38,8 +38,9 @@ from trustgate.app.parts import Parts
 from trustgate.app.readiness import Readiness
 from trustgate.domain.commands import Command
 from trustgate.domain.entities import GatewayState, Registry
+from trustgate.mcp.answers import RpcError, Unavailable
 from trustgate.mcp.catalog import servers
-from trustgate.mcp.upstream import RpcError, Unavailable, list_tools
+from trustgate.mcp.upstream import list_tools
 from trustgate.policies import registry as policies
 from trustgate.providers.bedrock_models import BedrockAvailability
 from trustgate.providers.catalog import providers_catalog

@@ -9,11 +9,12 @@ import msgspec
 import trio
 
 from trustgate.mcp import jsonrpc
+from trustgate.mcp.answers import RpcError
 from trustgate.mcp.compose import EMPTY, Item, Listing
 from trustgate.mcp.errors import ConsentNeeded, RpcFailure, unreachable
 from trustgate.mcp.flight import Flights
 from trustgate.mcp.links import Asker, Key, Links, Peer
-from trustgate.mcp.upstream import RpcError, Session
+from trustgate.mcp.upstream import Session
 
 KEPT_S = 300.0
 FAILURE_KEPT_S = 10.0

@@ -15,12 +15,13 @@ import structlog
 import trio
 
 from trustgate.mcp import jsonrpc
+from trustgate.mcp.answers import RpcError, SessionLost, Unavailable
 from trustgate.mcp.discovery import Discovery
 from trustgate.mcp.errors import ConsentNeeded, HttpFailure, RpcFailure, unreachable
 from trustgate.mcp.hub import Hub, Outdated
 from trustgate.mcp.jsonrpc import Message
 from trustgate.mcp.links import Asker, Links, Peer, failure_of
-from trustgate.mcp.upstream import PLAIN, Profile, RpcError, Session, SessionLost, Unavailable
+from trustgate.mcp.upstream import PLAIN, Profile, Session
 
 MAX_PER_HOST = 256
 """Ears on one upstream host, so that requests are not kept from its connections."""

@@ -15,6 +15,7 @@ import structlog
 import trio
 
 from trustgate.identity.mcp import Caller
+from trustgate.mcp.answers import Rejected, RpcError, SessionLost, Unavailable
 from trustgate.mcp.errors import (
     ConsentNeeded,
     HttpFailure,
@@ -25,18 +26,7 @@ from trustgate.mcp.errors import (
 )
 from trustgate.mcp.flight import Flights
 from trustgate.mcp.surface import PER_USER_MODES
-from trustgate.mcp.upstream import (
-    PLAIN,
-    Field,
-    Json,
-    Profile,
-    Rejected,
-    RpcError,
-    Session,
-    SessionLost,
-    Unavailable,
-    static_headers,
-)
+from trustgate.mcp.upstream import PLAIN, Field, Json, Profile, Session, static_headers
 from trustgate.oauth.credentials import ConsentRequired, CredentialError, InteractionRequired
 from trustgate.view.model import ConsumerView, RegistryView
 from trustgate.wire.client import Pool

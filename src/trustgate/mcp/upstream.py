@@ -13,18 +13,28 @@ from urllib.parse import urljoin
 import msgspec
 import structlog
 import trio
-from msgspec import Raw
 
 from trustgate.domain.entities import MCPTarget
 from trustgate.mcp import jsonrpc
+from trustgate.mcp.answers import (
+    MAX_ANSWER_BYTES,
+    RESUME_MAX_S,
+    AnswerStream,
+    Rejected,
+    RpcError,
+    SessionLost,
+    Unavailable,
+    read_page,
+    read_response,
+    reason,
+    rpc_error,
+)
 from trustgate.mcp.jsonrpc import Message
 from trustgate.wire.client import Deadlines, Origin, Pool, Response
-from trustgate.wire.errors import BodyTooLarge, ConnectFailed, PeerClosed, TimedOut, TlsFailed, WireError
-from trustgate.wire.sse import EventParser, LineTooLong
+from trustgate.wire.errors import ConnectFailed, PeerClosed, WireError
 from trustgate.wire.upstream import PreparedHeaders
 
 ACCEPTED_VERSIONS = frozenset({"2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25"})
-MAX_ANSWER_BYTES = 8 * 1024 * 1024
 MAX_PAGES = 10_000
 MAX_LIST_BYTES = 64 * 1024 * 1024
 """Of all pages of a list."""
@@ -32,7 +42,6 @@ MAX_REDIRECTS = 5
 MAX_ANSWERING = 64
 """Requests of a server's own in one session that are being answered; beyond that they are not."""
 MAX_RESUMPTIONS = 5
-RESUME_DELAY_S, RESUME_FACTOR, RESUME_MAX_S = 1.0, 1.5, 30.0
 DRAIN_S = 1.0
 DEADLINES = Deadlines(connect_s=30.0, first_byte_s=30.0)
 SHORT = Deadlines(connect_s=5.0, first_byte_s=5.0, between_s=5.0, total_s=10.0)
@@ -46,15 +55,6 @@ INITIALIZE = (
 )
 """With room for the capabilities of a client that answers this session's requests."""
 ACCEPT = [(b"accept", b"application/json, text/event-stream"), (b"content-type", b"application/json")]
-REASONS = {
-    "dns": "no such host",
-    "refused": "connection refused",
-    "unreachable": "network unreachable",
-    "reset": "connection reset",
-    "proxy": "the proxy refused",
-    "os": "connection failed",
-}
-
 Json = dict[str, Any]
 
 
@@ -99,45 +99,6 @@ Begun = Callable[[bool], Awaitable[None]]
 log = structlog.get_logger(__name__)
 
 
-class Unavailable(Exception):
-    """The server could not be reached or does not speak MCP; the text names no internal address.
-
-    `executed` is False when the server certainly did not act on the request.
-    """
-
-    def __init__(self, text: str, *, executed: bool = True) -> None:
-        super().__init__(text)
-        self.executed = executed
-
-
-class Rejected(Unavailable):
-    """An HTTP status in place of an answer."""
-
-    def __init__(self, status: int) -> None:
-        super().__init__(f"the server answered status {status}", executed=status >= 500)
-        self.status = status
-
-
-class SessionLost(Unavailable):
-    """The server answered 404 to the session id it gave: it did not act on the request."""
-
-    def __init__(self) -> None:
-        super().__init__("session not found", executed=False)
-
-
-class RpcError(Exception):
-    """The server answered with a JSON-RPC error; `raw` is its error object as it came."""
-
-    def __init__(self, code: int, message: str, raw: bytes = b"") -> None:
-        super().__init__(message)
-        self.code, self.message, self.raw = code, message, raw
-
-
-class _Error(msgspec.Struct):
-    code: Any = None
-    message: Any = None
-
-
 class _Initialized(msgspec.Struct):
     protocolVersion: Any = None
     capabilities: Any = None
@@ -145,10 +106,6 @@ class _Initialized(msgspec.Struct):
 
 class _Progress(msgspec.Struct):
     progressToken: Any = None
-
-
-class _Page(msgspec.Struct):
-    nextCursor: Any = None
 
 
 class Session:
@@ -248,7 +205,7 @@ class Session:
         raise Unavailable("the session was given up")
 
     async def _listen(self, listener: Listener, begun: Begun) -> None:
-        stream = _Stream(0)
+        stream = AnswerStream(0)
         missed = False
         attempt = failures = 0
         while True:
@@ -385,7 +342,7 @@ class Session:
 
     async def _from_stream(self, response: Response, wanted: int, listener: Listener | None) -> Message:
         """The answer in an event stream; a stream that ends early is resumed where its events have ids."""
-        stream = _Stream(wanted)
+        stream = AnswerStream(wanted)
         for attempt in range(MAX_RESUMPTIONS + 1):
             try:
                 await self._read_stream(response, stream, listener)
@@ -400,7 +357,7 @@ class Session:
             response = await self._resume(stream.last_id)
         raise Unavailable("the stream ended without an answer")
 
-    async def _read_stream(self, response: Response, stream: _Stream, listener: Listener | None) -> None:
+    async def _read_stream(self, response: Response, stream: AnswerStream, listener: Listener | None) -> None:
         """Read until the answer or the end; what follows an answer is read only to keep the connection."""
         try:
             async for chunk in response.chunks():
@@ -464,51 +421,6 @@ class Session:
             log.debug("an upstream's own request was not answered", error=type(error).__name__)
 
 
-class _Stream:
-    """Messages out of the bytes of one logical stream, over its resumptions; `wanted` 0 waits for no answer."""
-
-    def __init__(self, wanted: int) -> None:
-        self.wanted = wanted
-        self._wanted = b"%d" % wanted
-        self._parser = EventParser()
-        self._size = 0
-        self._retry_ms: int | None = None
-        self.answer: Message | None = None
-
-    @property
-    def last_id(self) -> str:
-        return self._parser.last_id
-
-    def delay_s(self, attempt: int) -> float:
-        asked = self._retry_ms / 1000 if self._retry_ms is not None else RESUME_DELAY_S * RESUME_FACTOR**attempt
-        return min(asked, RESUME_MAX_S)
-
-    def feed(self, chunk: bytes) -> list[Message]:
-        """The messages completed by `chunk` up to the answer, which is not among them. Raises Unavailable."""
-        self._size += len(chunk) if self.wanted else 0
-        if self._size > MAX_ANSWER_BYTES:
-            raise Unavailable("the answer is too large")
-        try:
-            events = self._parser.feed(chunk)
-        except LineTooLong as error:
-            raise Unavailable("the answer is too large") from error
-        found: list[Message] = []
-        for event in events:
-            if event.retry is not None:
-                self._retry_ms = event.retry
-            if not event.data:
-                continue
-            try:
-                message = jsonrpc.read(event.data.encode())
-            except jsonrpc.NOT_JSON as error:
-                raise Unavailable("the stream is not JSON-RPC") from error
-            if message.method is None and self.wanted and bytes(message.id) == self._wanted:
-                self.answer = message
-                break
-            found.append(message)
-        return found
-
-
 def is_stream(response: Response) -> bool:
     return (response.header(b"content-type") or b"")[:17].lower() == b"text/event-stream"
 
@@ -530,53 +442,6 @@ def merged(fields: Sequence[Field]) -> list[Field]:
     for name, value in fields:
         found[name.lower()] = value
     return list(found.items())
-
-
-def read_response(body: bytes, wanted: int) -> Message:
-    """A JSON-RPC response with that id. Raises Unavailable for anything else."""
-    try:
-        message = jsonrpc.read(body)
-    except jsonrpc.NOT_JSON as error:
-        raise Unavailable("the answer is not JSON-RPC") from error
-    if message.method is not None or bytes(message.id) != b"%d" % wanted:
-        raise Unavailable("the answer is not the response to the request")
-    return message
-
-
-def rpc_error(raw: bytes) -> RpcError:
-    try:
-        found = msgspec.json.decode(raw, type=_Error)
-    except jsonrpc.NOT_JSON:
-        raise Unavailable("the answer's error is no object") from None
-    code = found.code if isinstance(found.code, int) and not isinstance(found.code, bool) else jsonrpc.INTERNAL_ERROR
-    return RpcError(code, str(found.message or ""), raw)
-
-
-def read_page(result: bytes, member: str) -> tuple[list[bytes], Any]:
-    """The objects of a page and its cursor. Raises Unavailable for a result that is no page."""
-    try:
-        members = msgspec.json.decode(result, type=dict[str, Raw])
-        raw = bytes(members.get(member, Raw(b"null")))
-        items = [] if raw == b"null" else msgspec.json.decode(raw, type=list[Raw])
-        cursor = msgspec.json.decode(result, type=_Page).nextCursor
-    except jsonrpc.NOT_JSON as error:
-        raise Unavailable(f"the answer has no list of {member}") from error
-    return [bytes(item) for item in items], cursor if isinstance(cursor, str) else None
-
-
-def reason(error: Exception) -> str:
-    """What a client may be told of a failed exchange: never an address."""
-    if isinstance(error, ConnectFailed):
-        return REASONS[error.reason]
-    if isinstance(error, TimedOut):
-        return f"timed out ({error.phase})"
-    if isinstance(error, TlsFailed):
-        return "TLS failed"
-    if isinstance(error, BodyTooLarge):
-        return "the answer is too large"
-    if isinstance(error, PeerClosed):
-        return "connection closed"
-    return "protocol error"
 
 
 def static_headers(target: MCPTarget) -> list[Field]:
