@@ -118,9 +118,13 @@ def test_the_quickstart_says_which_call_failed(instance: Instance) -> None:
     assert "gateway: POST /v1/gateways answers 401" in done.stderr
 
 
-def test_a_second_instance_on_the_same_port_exits_1_and_names_it(instance: Instance, tmp_path: Path) -> None:
-    done = trustgate("proxy", cwd=tmp_path, env=instance.env)
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_second_instance_on_the_same_port_exits_1_and_names_it(
+    instance: Instance, tmp_path: Path, workers: str
+) -> None:
+    done = trustgate("proxy", cwd=tmp_path, env=instance.env | {"TRUSTGATE_WORKERS": workers})
     assert done.returncode == 1
+    assert done.stdout.count('"level":"ERROR"') == 1
     assert f"port {instance.env['SERVER_PROXY_PORT']} (SERVER_PROXY_PORT) cannot be used" in done.stdout + done.stderr
 
 

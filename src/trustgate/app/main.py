@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import socket
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from functools import partial
@@ -29,11 +30,11 @@ from trustgate.settings import ConfigurationError, Settings
 from trustgate.store import StoreError, StoreUnavailable
 from trustgate.telemetry.instruments import Family, added
 from trustgate.telemetry.metrics import Metrics
-from trustgate.wire.workers import supervisor_gone
+from trustgate.wire.workers import WorkersFailed, supervisor_gone
 
 log = structlog.get_logger("trustgate.app")
 
-KNOWN = (ConfigurationError, StoreError, UnknownEvent, CorruptEvent, OSError)
+KNOWN = (ConfigurationError, StoreError, UnknownEvent, CorruptEvent, WorkersFailed, OSError)
 """What a start or a run fails with that needs no traceback."""
 DATA_PLANES = frozenset({"proxy", "mcp"})
 OnReady = Callable[[dict[str, int]], Awaitable[None]]
@@ -122,6 +123,9 @@ async def run_planes(
             places = metrics_plane.places(settings, planes)
             nursery.start_soon(metrics_plane.serve_metrics, places, partial(gather, metrics, counts), stop)
         if count:
+            for found in bind(planes & workers.WORKED, settings, shared=False).values():
+                for sock in found:  # one line for a port that is taken, in place of one from each try of each worker
+                    sock.close()
             await nursery.start(workers.supervise, settings, planes, count, stop, counts)
             planes = planes - workers.WORKED
         if planes:
@@ -155,10 +159,7 @@ async def run_here(
 ) -> None:
     """These planes in this process."""
     shared = workers.is_worker()
-    sockets = {
-        plane: listeners.bind(port, shared=shared, variable=f"SERVER_{plane.upper()}_PORT")
-        for plane, port in ports(planes, settings).items()
-    }
+    sockets = bind(planes, settings, shared=shared)
     async with open_parts(settings, planes, metrics) as parts, AsyncExitStack() as stack:
         views = Views()
         readiness = Readiness(parts.store, parts.shared, embedded=settings.embedded(planes))
@@ -197,10 +198,15 @@ async def run_here(
                 await on_ready({plane: found[0].getsockname()[1] for plane, found in sockets.items()})
 
 
-def ports(planes: frozenset[str], settings: Settings) -> dict[str, int]:
+def bind(planes: frozenset[str], settings: Settings, *, shared: bool) -> dict[str, list[socket.socket]]:
+    """The sockets of each plane. Raises ConfigurationError for a port that cannot be had."""
     server = settings.server
     every = {"admin": server.admin_port, "proxy": server.proxy_port, "mcp": server.mcp_port}
-    return {plane: port for plane, port in every.items() if plane in planes}
+    return {
+        plane: listeners.bind(port, shared=shared, variable=f"SERVER_{plane.upper()}_PORT")
+        for plane, port in every.items()
+        if plane in planes
+    }
 
 
 def settle_memory() -> None:
