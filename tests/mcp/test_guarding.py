@@ -106,6 +106,7 @@ REWRITES: list[tuple[bytes, Any]] = [
     (b'{"name":"echo","arguments":{"x":"***"}}', {"x": "***"}),
     (b'{"name":"another","arguments":{"x":"***"}}', {"x": "***"}),
     (b'{"name":"echo"}', {"x": "secret"}),
+    (b'{"name":"echo","arguments":null}', {}),
     (b"{broken", {"x": "secret"}),
 ]
 

@@ -6,7 +6,10 @@ and modes of policies (`policies.engine`). A policy whose infrastructure fails n
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
+import structlog
 from msgspec import Raw
 
 from trustgate.mcp import jsonrpc
@@ -17,8 +20,11 @@ from trustgate.policies.model import NOT_RELAYED, Outcome, PolicyRequest, Policy
 REQUEST_BLOCKED = "request blocked by policy"
 RESPONSE_BLOCKED = "response blocked by policy"
 
+log = structlog.get_logger(__name__)
 
-class _Arguments(msgspec.Struct):
+
+class _Call(msgspec.Struct):
+    name: Any = None
     arguments: Raw = Raw()
 
 
@@ -52,13 +58,16 @@ async def before_call(exchange: Exchange, request: PolicyRequest) -> bytes | Non
     return answer_of(outcome, REQUEST_BLOCKED)
 
 
-def arguments_of(request: PolicyRequest, original: bytes) -> bytes:
+def arguments_of(request: PolicyRequest, name: str, original: bytes) -> bytes:
     """The arguments after the policies: of a rewritten body only these count; the original ones if it has none."""
     try:
-        found = bytes(msgspec.json.decode(request.body, type=_Arguments).arguments)
+        found = msgspec.json.decode(request.body, type=_Call)
     except jsonrpc.NOT_JSON:
         return original
-    return found or original
+    if found.name != name:
+        log.warning("a policy's other name for what is called is ignored", name=name, trace_id=request.trace_id)
+    arguments = bytes(found.arguments) or original
+    return b"" if arguments == b"null" else arguments
 
 
 async def before_answer(exchange: Exchange, request: PolicyRequest, result: bytes) -> bytes:

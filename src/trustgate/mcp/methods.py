@@ -257,7 +257,7 @@ async def call_named(
         if answered is not None:
             return answered
         if request.body is not body:
-            arguments = guarding.arguments_of(request, arguments)
+            arguments = guarding.arguments_of(request, name, arguments)
     composition, pending = await composed(exchange, kind, services)
     exposed = composition.by_name.get(name)
     if exposed is None:
