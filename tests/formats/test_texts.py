@@ -153,6 +153,28 @@ def test_an_answers_text_is_rewritten_in_place(format: str) -> None:
     assert texts.response_text(format, got) == "a xxx"
 
 
+DOCUMENTS: list[tuple[Any, str, Any]] = [
+    ({"data": "secret a", "id": "d"}, "secret a", {"data": "SECRET A", "id": "d"}),
+    ({"data": {"text": "secret"}}, '{"text":"secret"}', {"data": {"TEXT": "SECRET"}}),
+    ({"data": 5}, "5", {"data": 5}),
+    ({"data": None}, "", {"data": None}),
+    ({}, "", {}),
+    ("odd", "", "odd"),
+]
+
+
+@pytest.mark.parametrize(("document", "text", "upper"), DOCUMENTS)
+def test_documents_of_cohere_are_texts_for_guards(document: Any, text: str, upper: Any) -> None:
+    parts = [{"type": "document", "document": {"data": "first"}}, {"type": "document", "document": document}]
+    body = dump({"messages": [{"role": "tool", "tool_call_id": "a", "content": parts}]}).encode()
+    wanted = f"first\n{text}" if text else "first"
+    assert texts.prompt_text("cohere", body) == wanted
+    changed = json.loads(texts.rewrite_request("cohere", body, lambda role, text: text.upper()))
+    assert [part["document"] for part in changed["messages"][0]["content"]] == [{"data": "FIRST"}, upper]
+    replaced = texts.replace_request("cohere", body, ["x"])
+    assert texts.prompt_text("cohere", replaced).rstrip() == "x"
+
+
 def test_what_is_no_request_of_the_format_raises() -> None:
     for call in (texts.prompt_text, tools.tool_names, texts.response_text):
         with pytest.raises(DecodeError):

@@ -90,7 +90,7 @@ class _Document(Struct):
 
 class _OpenAIPart(Struct):
     type: str | None = None
-    document: _Document | None = None
+    document: Raw = Raw()
     text: str | None = None
     refusal: str | None = None
     image_url: _ImageUrl | str | None = None
@@ -156,8 +156,9 @@ def _openai_part(wire: _OpenAIPart) -> c.Part | None:
         return c.Text(wire.text)
     if wire.refusal is not None:
         return c.Text(wire.refusal)
-    if wire.document is not None and wire.type == "document":
-        return c.Text(_document_text(wire.document.data))
+    if wire.type == "document" and bytes(wire.document)[:1] == b"{":
+        document = optional(None, "", wire.document, _Document)
+        return None if document is None else c.Text(_document_text(document.data))
     if wire.image_url is not None:
         image = wire.image_url
         url, detail = (image, wire.detail) if isinstance(image, str) else (image.url, image.detail)
@@ -176,7 +177,9 @@ def _openai_part(wire: _OpenAIPart) -> c.Part | None:
 def _document_text(data: Raw) -> str:
     """Cohere's documents, the usual content of tool results there: a text, or an object that is told as JSON."""
     literal = bytes(data)
-    return json.decode_with(_decode_string, literal) if literal[:1] == b'"' else json.raw_text(json.compact(data))
+    if literal[:1] == b'"':
+        return json.decode_with(_decode_string, literal)
+    return "" if json.is_null(data) else json.raw_text(json.compact(data))
 
 
 def _file(data: str | None, file_id: str | None, url: str | None, name: str | None) -> c.File:

@@ -16,12 +16,10 @@ import msgspec
 from msgspec import Raw
 
 from . import json
+from .content import MAX_NOTED, MAX_NOTED_NAME
 
 ANY = "*"
 TYPES = "<types>"
-# Clients choose these names, so neither their number nor their length may grow.
-MAX_NAMES = 64
-MAX_NAME = 128
 _EMPTY: tuple[Any, ...] = (None, "", [], {})
 
 Table = dict[str, Any]
@@ -184,7 +182,9 @@ class Members:
             return []
         except (msgspec.DecodeError, UnicodeError, RecursionError, ValueError):
             names = _unknown(_tree(body), self._table, "")
-            return list(islice(dict.fromkeys(name[:MAX_NAME] for name in islice(names, 16 * MAX_NAMES)), MAX_NAMES))
+            return list(
+                islice(dict.fromkeys(name[:MAX_NOTED_NAME] for name in islice(names, 16 * MAX_NOTED)), MAX_NOTED)
+            )
 
 
 def _tree(body: bytes) -> dict[str, Any]:

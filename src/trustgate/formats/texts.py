@@ -135,6 +135,25 @@ def _add_content(slot: _Slot, container: dict[str, Any], key: str, kinds: frozen
             slot.add(part, "text")
         elif isinstance(part.get("refusal"), str) and kinds is None:
             slot.add(part, "refusal")
+        elif part.get("type") == "document" and isinstance(part.get("document"), dict) and kinds is None:
+            slot.add(_DocumentText(cast("dict[str, Any]", part["document"])), "data")
+
+
+class _DocumentText:
+    """The data of one of Cohere's documents seen as text: an object's JSON is read, and put back as an object."""
+
+    def __init__(self, owner: dict[str, Any]) -> None:
+        self._owner = owner
+
+    def __getitem__(self, key: str) -> str:
+        data = self._owner.get(key)
+        return data if isinstance(data, str) else "" if data is None else json.text(data)
+
+    def __setitem__(self, key: str, value: str) -> None:
+        if value == self[key]:
+            return
+        data = self._owner.get(key)
+        self._owner[key] = json.tree(value.encode()) if not isinstance(data, str) and json.is_object(value) else value
 
 
 def _request_slots(format: str, tree: dict[str, Any]) -> list[_Slot]:
