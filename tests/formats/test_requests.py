@@ -446,6 +446,41 @@ def test_bad_responses_items_cost_only_themselves() -> None:
     assert lost("openai_responses", "openai", body) == {"input[]", "input[reasoning]"}
 
 
+@pytest.mark.parametrize(
+    ("data", "source", "names"),
+    [
+        (
+            "data:application/pdf;base64,cGRm",
+            {"type": "base64", "media_type": "application/pdf", "data": "cGRm"},
+            set(),
+        ),
+        ("data:text/csv;base64,w6k=", {"type": "text", "media_type": "text/plain", "data": "é"}, set()),
+        ("data:text/csv;base64,/w==", None, {"content[text/csv]"}),
+        ("data:video/mp4;base64,dmlk", None, {"content[video/mp4]"}),
+    ],
+)
+def test_documents_reach_anthropic_as_pdf_or_text(data: str, source: Any, names: set[str]) -> None:
+    file = {"type": "file", "file": {"file_data": data, "filename": "d"}}
+    body = {"model": "m", "messages": [{"role": "user", "content": [{"type": "text", "text": "q"}, file]}]}
+    blocks = sent("openai", "anthropic", body)["messages"][0]["content"]
+    assert blocks[1:] == ([] if source is None else [{"type": "document", "source": source, "title": "d"}])
+    assert lost("openai", "anthropic", body) == names
+
+
+def test_odd_members_of_responses_items_cost_only_themselves() -> None:
+    body = {
+        "model": "m",
+        "input": [
+            {"role": "user", "content": "q", "id": 5, "name": []},
+            {"type": "function_call", "call_id": "c", "name": "f", "arguments": {"n": 1}},
+        ],
+    }
+    messages = sent("openai_responses", "openai", body)["messages"]
+    assert messages[0] == {"role": "user", "content": "q"}
+    assert messages[1]["tool_calls"][0]["function"] == {"name": "f", "arguments": '{"n":1}'}
+    assert lost("openai_responses", "openai", body) == {"input[].id", "input[].name"}
+
+
 def test_tool_results_come_before_the_users_text() -> None:
     body = {
         "model": "m",

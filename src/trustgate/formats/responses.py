@@ -77,6 +77,7 @@ class _Request(Struct):
     metadata: Raw = Raw()
 
 
+_TEXTS = ("type", "role", "id", "call_id", "name", "arguments", "input", "text")
 _decode_request = msgspec.json.Decoder(_Request).decode
 _decode_items = msgspec.json.Decoder(list[Raw]).decode
 _decode_item = msgspec.json.Decoder(_Item).decode
@@ -157,9 +158,36 @@ def _decode_input(raw: Raw, request: c.Request) -> None:
         return
     for item in json.decode_with(_decode_items, literal):
         try:
-            _decode_entry(_decode_item(item), request)
+            _decode_entry(_typed(item, request), request)
         except (msgspec.DecodeError, UnicodeError, RecursionError, DecodeError):
             content.note(request, "input[]")
+
+
+def _typed(raw: Raw, request: c.Request) -> _Item:
+    """An input item; members of odd types are noted and left out, but arguments may be an object.
+
+    Raises `DecodeError` when the member that ties a call to its result is one of them.
+    """
+    try:
+        return _decode_item(raw)
+    except msgspec.ValidationError:
+        members = json.members(bytes(raw))
+    item = _Item(content=members.get("content", Raw()), output=members.get("output", Raw()))
+    arguments = bytes(members.get("arguments", Raw()))
+    if arguments[:1] == b"{":
+        members["arguments"] = Raw(json.encode(json.raw_text(arguments)))
+    odd: list[str] = []
+    for name in _TEXTS:
+        raw = members.get(name, Raw())
+        value = content.optional(None, "", raw, str)
+        setattr(item, name, value)
+        if value is None and not json.is_null(raw):
+            odd.append(name)
+    if "call_id" in odd or "type" in odd:
+        raise DecodeError("a member of the item has another type")
+    for name in odd:
+        content.note(request, f"input[].{name}")
+    return item
 
 
 def _decode_entry(item: _Item, request: c.Request) -> None:
