@@ -54,6 +54,9 @@ class Ready:
     def now(self) -> dict[str, str]:
         return self.dependencies
 
+    def configuration(self) -> None:
+        return None
+
 
 class Heard:
     """The observer: finished exchanges and answered probes, in order."""

@@ -62,6 +62,10 @@ class Projection:
         """The states of all gateways that exist, by id."""
         return {id_: state for id_, state in self._states.items() if state.gateway is not None}
 
+    def deleted(self) -> list[str]:
+        """The ids of gateways that existed once."""
+        return [id_ for id_, state in self._states.items() if state.gateway is None]
+
     def owner(self, kind: str, id_: str) -> str | None:
         """The gateway an object of that kind (`registry`, `consumer`, `auth`, `policy`, `role`) belongs to, or None."""
         for gateway_id, state in self._states.items():

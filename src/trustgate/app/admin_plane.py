@@ -31,6 +31,7 @@ from trustgate.admin.services import (
 from trustgate.app.announce import Announcer
 from trustgate.app.decisions import decision_file
 from trustgate.app.explaining import compared, explanation_of
+from trustgate.app.feed import connections_of
 from trustgate.app.leftovers import Leftovers
 from trustgate.app.links import Links
 from trustgate.app.observer import TRACE_KEY
@@ -118,7 +119,7 @@ async def open_admin(parts: Parts, follower: Follower | None, readiness: Readine
         archive, notary = Archive(parts.store), Notary(parts.store, settings.audit.checkpoint_interval_s)
         background.start_soon(archive.run)
         background.start_soon(notary.run)
-        yield create_app(control, admin_services(parts, readiness, archive, notary))
+        yield create_app(control, admin_services(parts, control, readiness, archive, notary))
 
 
 GROUPS = (
@@ -152,7 +153,9 @@ def catalog_report(result: int | Exception) -> None:
         log.warning("catalog sync failed, the shipped catalog serves", error=type(result).__name__)
 
 
-def admin_services(parts: Parts, readiness: Readiness, archive: Archive, notary: Notary) -> AdminServices:
+def admin_services(
+    parts: Parts, control: ControlPlane, readiness: Readiness, archive: Archive, notary: Notary
+) -> AdminServices:
     bedrock = BedrockAvailability(parts.providers)
 
     async def list_models(provider: str | None, registry: Registry | None) -> Sequence[Json]:
@@ -211,6 +214,7 @@ def admin_services(parts: Parts, readiness: Readiness, archive: Archive, notary:
         registry_tools=registry_tools,
         health=health,
         playground_trace=playground_trace,
+        config_sync_connections=partial(connections_of, parts.store, control),
         archive=archive,
         notary=notary,
         explanation=explanation,

@@ -5,7 +5,9 @@ Each is read when it is scraped and costs a request nothing.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from trustgate.actors import supervisor
 from trustgate.actors.follower import Follower
@@ -17,6 +19,9 @@ from trustgate.telemetry.instruments import Gauge, Labels
 from trustgate.telemetry.metrics import Metrics
 from trustgate.view.gateway import GatewayView
 from trustgate.wire.server import Server
+
+if TYPE_CHECKING:
+    from trustgate.sync.plane import DataPlane
 
 Readings = Iterable[tuple[Labels, float]]
 
@@ -33,8 +38,8 @@ def watch_process(metrics: Metrics) -> None:
     )
 
 
-def watch_data_plane(metrics: Metrics, parts: Parts, follower: Follower, views: Views) -> None:
-    """What every process with a data plane has: upstream connections, the log, registries' health."""
+def watch_data_plane(metrics: Metrics, parts: Parts, views: Views) -> None:
+    """What every process with a data plane has: upstream connections, registries' health."""
 
     def connections() -> Readings:
         found = parts.pool.statistics()
@@ -82,6 +87,19 @@ def watch_data_plane(metrics: Metrics, parts: Parts, follower: Follower, views: 
     )
     add(
         Gauge(
+            "trustgate_gateways",
+            "Gateways this plane serves.",
+            lambda: [((), len(views.directory))],
+            highest=True,
+        )
+    )
+
+
+def watch_log(metrics: Metrics, follower: Follower) -> None:
+    """How far this process has followed the log."""
+    add = metrics.add
+    add(
+        Gauge(
             "trustgate_config_position",
             "Position in the event log up to which this plane has applied the configuration.",
             lambda: [((), follower.position)],
@@ -104,12 +122,32 @@ def watch_data_plane(metrics: Metrics, parts: Parts, follower: Follower, views: 
             highest=True,
         )
     )
+
+
+def watch_feed(metrics: Metrics, plane: DataPlane) -> None:
+    """A data plane that a control plane feeds."""
+    add, status = metrics.add, plane.status
     add(
         Gauge(
-            "trustgate_gateways",
-            "Gateways this plane serves.",
-            lambda: [((), len(views.directory))],
+            "trustgate_config_sync_connected",
+            "1 while a control plane would tell of a newer snapshot.",
+            lambda: [((), float(status.streaming))],
+        )
+    )
+    add(
+        Gauge(
+            "trustgate_config_sync_age_seconds",
+            "For how long no control plane has said that the snapshot in use is the newest.",
+            lambda: [((), status.age_s(time.time()))] if status.version else [],
             highest=True,
+        )
+    )
+    add(
+        Gauge(
+            "trustgate_config_sync_applied_total",
+            "Snapshots put to use.",
+            lambda: [((), plane.position)],
+            counter=True,
         )
     )
 

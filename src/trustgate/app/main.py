@@ -19,15 +19,16 @@ import trio
 from trustgate.actors.follower import Follower
 from trustgate.app import gauges, listeners, metrics_plane, otel_push, workers
 from trustgate.app.decisions import noting
+from trustgate.app.feed import fed, serving_feed
 from trustgate.app.meter import Meter
 from trustgate.app.observer import open_observer
-from trustgate.app.parts import Parts, open_parts
+from trustgate.app.parts import open_parts
 from trustgate.app.proxy_plane import open_proxy
 from trustgate.app.readiness import Readiness
 from trustgate.app.views import Views
 from trustgate.domain.events import CorruptEvent, UnknownEvent
 from trustgate.settings import ConfigurationError, Settings
-from trustgate.store import StoreError, StoreUnavailable
+from trustgate.store import EventStore, StoreError, StoreUnavailable
 from trustgate.telemetry.instruments import Family, added
 from trustgate.telemetry.metrics import Metrics
 from trustgate.wire.workers import WorkersFailed, supervisor_gone
@@ -45,9 +46,6 @@ def main(planes: frozenset[str], settings: Settings, on_ready: OnReady | None = 
     """Run the planes until a signal. The exit code: 0 after a graceful shutdown, 1 when they cannot start or break."""
     try:
         settings.check(planes)
-        if settings.database_less(planes):
-            log.warning("the configuration feed is not built yet: this plane follows the log in its database",
-                        key="CONFIG_SYNC_DATA_PLANE_ENABLED")  # fmt: skip
         trio.run(serve, planes, settings, on_ready)
     except ConfigurationError as error:
         log.error(str(error))
@@ -162,33 +160,39 @@ async def run_here(
     sockets = bind(planes, settings, shared=shared)
     async with open_parts(settings, planes, metrics) as parts, AsyncExitStack() as stack:
         views = Views()
-        readiness = Readiness(parts.store, parts.shared, embedded=settings.embedded(planes))
         background = await stack.enter_async_context(trio.open_nursery())
         stack.callback(background.cancel_scope.cancel)
+        plane = await stack.enter_async_context(fed(parts, views)) if parts.opened is None else None
+        readiness = Readiness(parts.opened, parts.shared, embedded=settings.embedded(planes), fed=plane)
         await background.start(readiness.run)
-        follower = await start_follower(planes, parts, views, background)
+        follower = await start_follower(parts.opened, views, background) if parts.opened is not None else None
+        catch_up = nothing_newer if follower is None else partial(caught_up, follower)
         observer = await stack.enter_async_context(open_observer(parts, views, serving=bool(planes & DATA_PLANES)))
-        if follower is not None:
-            gauges.watch_data_plane(metrics, parts, follower, views)
+        if planes & DATA_PLANES:
+            gauges.watch_data_plane(metrics, parts, views)
             gauges.watch_observer(metrics, observer)
+        if plane is not None:
+            gauges.watch_feed(metrics, plane)
+        elif follower is not None and planes & DATA_PLANES:
+            gauges.watch_log(metrics, follower)
         watch = partial(gauges.watch_server, metrics)
         serving: list[listeners.Serve] = []
         if "admin" in planes:
             from trustgate.app.admin_plane import open_admin  # loads the web framework
 
+            assert follower is not None, "the admin plane has a database"
+            await stack.enter_async_context(serving_feed(parts, follower, views, stop))
             admin = await stack.enter_async_context(open_admin(parts, follower, readiness))
             serving.append(listeners.admin_server(admin, sockets["admin"], settings, stop, readiness))
         if "proxy" in planes:
-            assert follower is not None, "a data plane follows the log"
             noted = await stack.enter_async_context(noting(observer, settings, lambda: parts.models.prices))
             meter = Meter(metrics, parts.models, noted)
-            proxy = await stack.enter_async_context(open_proxy(parts, views, follower, meter, readiness))
+            proxy = await stack.enter_async_context(open_proxy(parts, views, catch_up, meter, readiness))
             serving.append(listeners.wire_server(proxy, sockets["proxy"], settings, stop, readiness, "proxy", watch))
         if "mcp" in planes:
-            assert follower is not None, "a data plane follows the log"
             from trustgate.app.mcp_plane import open_mcp  # what only this plane needs is loaded by it
 
-            mcp = await stack.enter_async_context(open_mcp(parts, views, follower, observer, readiness))
+            mcp = await stack.enter_async_context(open_mcp(parts, views, catch_up, observer, readiness))
             serving.append(listeners.wire_server(mcp, sockets["mcp"], settings, stop, readiness, "mcp", watch))
         async with trio.open_nursery() as nursery:
             for server in serving:
@@ -216,11 +220,18 @@ def settle_memory() -> None:
     gc.set_threshold(20_000, 50, 100)
 
 
-async def start_follower(planes: frozenset[str], parts: Parts, views: Views, nursery: trio.Nursery) -> Follower | None:
-    """The projection of the log onto this process's views; None where only the admin plane runs."""
-    if not planes & DATA_PLANES:
-        return None
-    follower = Follower(parts.store, views.on_state)
+async def start_follower(store: EventStore, views: Views, nursery: trio.Nursery) -> Follower:
+    """The projection of the log onto this process's views: what data planes serve by, and what the feed is made of."""
+    follower = Follower(store, views.on_state)
     views.reveal = follower.reveal
     await nursery.start(follower.run)
     return follower
+
+
+async def caught_up(follower: Follower) -> None:
+    await follower.catch_up()
+
+
+async def nothing_newer() -> None:
+    """A snapshot is all there is: a control plane tells of newer ones."""
+    await trio.lowlevel.checkpoint()

@@ -11,13 +11,12 @@ from ipaddress import ip_network
 import msgspec
 import trio
 
-from trustgate.actors.follower import Follower
 from trustgate.app.mcp_observer import McpObserver
 from trustgate.app.oauth_parts import open_oauth
 from trustgate.app.observer import EventObserver
 from trustgate.app.parts import Parts, pool_config
 from trustgate.app.readiness import Readiness
-from trustgate.app.views import Views
+from trustgate.app.views import CatchUp, Views
 from trustgate.identity.mcp import authenticate
 from trustgate.mcp.app import McpApp
 from trustgate.mcp.attendance import Attendances
@@ -90,15 +89,12 @@ async def upstream_pool(parts: Parts) -> AsyncIterator[Pool]:
 
 @asynccontextmanager
 async def open_mcp(
-    parts: Parts, views: Views, follower: Follower, observer: EventObserver, readiness: Readiness
+    parts: Parts, views: Views, catch_up: CatchUp, observer: EventObserver, readiness: Readiness
 ) -> AsyncIterator[McpApp]:
     """The MCP application; its background tasks live as long as the context."""
     settings = parts.settings
     trusted = tuple(ip_network(block) for block in settings.mcp.trusted_proxies)
     base_urls = BaseUrls(settings.mcp.public_base_url, trusted)
-
-    async def catch_up() -> None:
-        await follower.catch_up()
 
     async with (
         open_oauth(parts, views, base_urls, catch_up) as oauth,

@@ -63,10 +63,16 @@ def cipher_of(parts: Parts) -> TokenCipher:
     return TokenCipher(parts.secret_key, [previous] if previous else [])
 
 
+def lasting_values(parts: Parts) -> SharedValues:
+    """Where that is kept which must outlive a process: the store; without a database, what planes share."""
+    return parts.shared.state if parts.opened is None else StoreState(parts.opened)
+
+
 async def signing_keys(parts: Parts, cipher: TokenCipher) -> SigningKeys:
     """`STS_SIGNING_KEY`, of several keys the first signs; else one that all processes of the installation share.
 
-    In production with Redis it lies under the documented key; elsewhere in the event store, encrypted.
+    In production with Redis it lies under the documented key; elsewhere it is kept encrypted: in the event store, or on
+    a plane without a database in what planes share.
     """
     settings, redis = parts.settings, parts.shared.redis
     configured = settings.secrets.sts_signing_key
@@ -80,12 +86,13 @@ async def signing_keys(parts: Parts, cipher: TokenCipher) -> SigningKeys:
         stored = await redis.get(STS_KEY_REDIS)
         pem = stored.decode() if isinstance(stored, bytes) else str(stored)
     else:
-        known = await parts.store.value(STS_KEY)
+        values = lasting_values(parts)
+        known = await values.get(STS_KEY)
         if known is None:
             made = cipher.encrypt(await trio.to_thread.run_sync(new_sts_key_pem)).encode()
-            if await parts.store.put_value_if_absent(STS_KEY, made):
-                log.info("a signing key for session tokens was generated", kept="event store")
-            known = await parts.store.value(STS_KEY)
+            if await values.put_if_absent(STS_KEY, made, None):
+                log.info("a signing key for session tokens was generated", kept=type(values).__name__)
+            known = await values.get(STS_KEY)
         pem = cipher.decrypt((known or b"").decode())
     return SigningKeys(settings.secrets.sts_issuer, [load_rsa_key(pem)])
 
@@ -133,7 +140,7 @@ async def open_oauth(
     settings = parts.settings
     cipher = cipher_of(parts)
     keys = await signing_keys(parts, cipher)
-    shared: SharedValues = parts.shared.state if parts.shared.redis is not None else StoreState(parts.store)
+    shared: SharedValues = parts.shared.state if parts.shared.redis is not None else lasting_values(parts)
     state = OAuthState(shared, cipher)
     fetcher = HttpFetcher(fence(settings))
     introspector = Introspector(parts.now, fence(settings))
@@ -142,7 +149,7 @@ async def open_oauth(
     provider = Provider(outbound, time.monotonic)
     logins = Logins(state, provider, parts.now)
     servers = UpstreamServers(outbound, state, time.monotonic)
-    vault = Vault(parts.store, cipher, parts.now)
+    vault = Vault(lasting_values(parts), cipher, parts.now)
     directory = views.directory
     issuers = Issuers(directory, settings.server.mcp_base_domain, built_in)
     connect = Connect(directory=directory, state=state, vault=vault, servers=servers, outbound=outbound, now=parts.now)

@@ -80,7 +80,7 @@ async def offline(settings: Settings) -> AsyncIterator[Offline]:
             barrier_timeout_s=settings.app.config_barrier_timeout_s,
         )
         readiness = Readiness(parts.store, parts.shared, embedded=settings.embedded(ADMIN))
-        services = admin_services(parts, readiness, Archive(parts.store), Notary(parts.store, 0.0))
+        services = admin_services(parts, control, readiness, Archive(parts.store), Notary(parts.store, 0.0))
         server = settings.server
         renderer = GatewayRenderer(settings.app.version, server.gateway_base_domain, server.mcp_base_domain)
         async with control.running():

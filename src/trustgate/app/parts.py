@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from typing import Any
 
 import msgspec
@@ -38,7 +38,8 @@ class Parts(msgspec.Struct, kw_only=True, eq=False):
     planes: frozenset[str]
     secret_key: str
     shared: Shared
-    store: EventStore
+    opened: EventStore | None
+    """None on a data plane without a database."""
     pool: Pool
     providers: ProviderServices
     policies: PolicyServices
@@ -49,6 +50,11 @@ class Parts(msgspec.Struct, kw_only=True, eq=False):
     metrics: Metrics
     now: Callable[[], float] = time.time
     """The wall clock, epoch seconds: limits, tokens and health go by it."""
+
+    @property
+    def store(self) -> EventStore:
+        assert self.opened is not None, "a data plane without a database has no store"
+        return self.opened
 
 
 def policy_environment(settings: Settings) -> Environment:
@@ -78,13 +84,14 @@ async def open_parts(
         check_length(key)
         environment = policy_environment(settings)
         models = ModelCatalog()
-        async with store_of(settings, planes, key) as store:
+        database_less = settings.database_less(planes)
+        async with nullcontext() if database_less else store_of(settings, planes, key) as store:
             yield Parts(
                 settings=settings,
                 planes=planes,
                 secret_key=key,
                 shared=shared,
-                store=store,
+                opened=store,
                 pool=pool,
                 providers=providers,
                 policies=PolicyServices(

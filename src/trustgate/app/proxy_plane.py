@@ -9,10 +9,9 @@ from ipaddress import ip_network
 
 import trio
 
-from trustgate.actors.follower import Follower
 from trustgate.app.parts import Parts
 from trustgate.app.readiness import Readiness
-from trustgate.app.views import Views
+from trustgate.app.views import CatchUp, Views
 from trustgate.balance.hints import ComplexityScorer, SemanticHints
 from trustgate.balance.probe import Prober
 from trustgate.balance.redis_health import RedisHealth
@@ -94,7 +93,7 @@ async def open_identity(
 
 @asynccontextmanager
 async def open_proxy(
-    parts: Parts, views: Views, follower: Follower, observer: Observer, readiness: Readiness
+    parts: Parts, views: Views, catch_up: CatchUp, observer: Observer, readiness: Readiness
 ) -> AsyncIterator[ProxyApp]:
     """The proxy application; its background tasks live as long as the context."""
     settings, shared = parts.settings, parts.shared
@@ -119,9 +118,6 @@ async def open_proxy(
             lambda registry: client_for(registry, parts.providers),
         )
         views.watch(runtimes)
-
-        async def catch_up() -> None:
-            await follower.catch_up()
 
         config = proxy_config(settings)
         services = ProxyServices(

@@ -6,7 +6,7 @@ Probes read the last look, so that they answer at once and never pile up on a de
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 import trio
@@ -20,13 +20,22 @@ BUDGET_S = 2.0
 log = structlog.get_logger("trustgate.app")
 
 
+class Fed(Protocol):
+    """A plane that has its configuration from a control plane."""
+
+    def ready(self) -> bool: ...
+
+    def shown(self) -> Mapping[str, Any]: ...
+
+
 class Readiness:
     """Single owner: the task `run`. `draining` is set when shutdown begins."""
 
-    def __init__(self, store: EventStore | None, shared: Shared, *, embedded: bool) -> None:
+    def __init__(self, store: EventStore | None, shared: Shared, *, embedded: bool, fed: Fed | None = None) -> None:
         self._store = store
         self._shared = shared
         self._embedded = embedded
+        self._fed = fed
         self._looks: dict[str, str] = {}
         self.draining = False
 
@@ -61,4 +70,10 @@ class Readiness:
         return "unavailable"
 
     def now(self) -> Mapping[str, str]:
-        return dict(self._looks)
+        if self._fed is None:
+            return dict(self._looks)
+        return {"snapshot": "ok" if self._fed.ready() else "unavailable"} | self._looks
+
+    def configuration(self) -> Mapping[str, Any] | None:
+        """Which snapshot is in use; None where configuration comes from a database."""
+        return None if self._fed is None else self._fed.shown()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from trustgate.domain.entities import GatewayState
 from trustgate.view.gateway import Directory, GatewayView
+
+CatchUp = Callable[[], Awaitable[None]]
+"""Bring the directory up to date before a miss is believed."""
 
 
 class Watcher(Protocol):

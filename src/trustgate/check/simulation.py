@@ -131,6 +131,9 @@ class _Nobody:
     def now(self) -> dict[str, str]:
         return {}
 
+    def configuration(self) -> None:
+        return None
+
 
 class Simulation:
     """One gateway's configuration, ready to be asked. Each question starts with fresh counters and health."""

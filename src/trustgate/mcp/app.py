@@ -205,13 +205,14 @@ class McpApp:
         version, readiness = self._services.config.version, self._services.readiness
         if path != "/readyz":
             return 200, [JSON], msgspec.json.encode({"status": "healthy", "time": now, "version": version})
-        dependencies = readiness.now()
+        dependencies, configuration = readiness.now(), readiness.configuration()
         # Sign-in and sessions need what planes share; without the store it goes on from the last view.
         ready = not readiness.draining and "unavailable" not in (
             dependencies.get("snapshot"),
             dependencies.get("redis"),
         )
-        answer: dict[str, Any] = {"dependencies": dependencies, "status": "ready" if ready else "not_ready"}
+        answer: dict[str, Any] = {} if configuration is None else {"config": configuration}
+        answer |= {"dependencies": dependencies, "status": "ready" if ready else "not_ready"}
         return (200 if ready else 503), [JSON], msgspec.json.encode(answer | {"time": now, "version": version})
 
 

@@ -51,6 +51,10 @@ class Readiness(Protocol):
 
     def now(self) -> Mapping[str, str]: ...
 
+    def configuration(self) -> Mapping[str, Any] | None:
+        """The snapshot in use, where a control plane feeds this one."""
+        ...
+
 
 class Pages(Protocol):
     """The routes of this listener that are not JSON-RPC: metadata, OAuth2, connect pages."""

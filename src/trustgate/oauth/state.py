@@ -154,6 +154,9 @@ class StoreState:
     async def delete(self, key: str) -> None:
         await self._store.delete_value(key)
 
+    async def below(self, prefix: str) -> list[tuple[str, bytes]]:
+        return await self._store.values_below(prefix)
+
 
 def hashed(secret: str) -> str:
     return "sha256:" + hashlib.sha256(secret.encode()).hexdigest()

@@ -8,11 +8,12 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from typing import Protocol
 
 import msgspec
 
+from trustgate.limits.shared import SharedValues
 from trustgate.oauth.cipher import TokenCipher, Undecryptable
-from trustgate.store import EventStore
 
 EXPIRY_MARGIN_S = 60.0
 
@@ -47,14 +48,22 @@ def key_of(gateway_id: str, subject: str, provider: str) -> str:
     return f"vault:{gateway_id}:{subject}:{provider.replace('%', '%25').replace(':', '%3A')}"
 
 
-class Vault:
-    """Raises what the store raises when it cannot be reached."""
+class ListedValues(SharedValues, Protocol):
+    """Values that can be listed."""
 
-    def __init__(self, store: EventStore, cipher: TokenCipher, now: Callable[[], float]) -> None:
-        self._store, self._cipher, self._now = store, cipher, now
+    async def below(self, prefix: str) -> list[tuple[str, bytes]]:
+        """Keys and values of all keys that begin with `prefix`."""
+        ...
+
+
+class Vault:
+    """Raises what `values` raises when it cannot be reached."""
+
+    def __init__(self, values: SharedValues, cipher: TokenCipher, now: Callable[[], float]) -> None:
+        self._values, self._cipher, self._now = values, cipher, now
 
     async def get(self, gateway_id: str, subject: str, provider: str) -> Credential | None:
-        data = await self._store.value(key_of(gateway_id, subject, provider))
+        data = await self._values.get(key_of(gateway_id, subject, provider))
         return read(data) if data is not None else None
 
     def open(self, credential: Credential) -> Tokens:
@@ -88,18 +97,13 @@ class Vault:
             created_at=old.created_at if old is not None else moment,
             updated_at=moment,
         )
-        await self._store.put_value(key_of(gateway_id, subject, provider), msgspec.json.encode(record))
+        await self._values.put(key_of(gateway_id, subject, provider), msgspec.json.encode(record), None)
         return record
 
     async def delete(self, gateway_id: str, subject: str, provider: str) -> Credential | None:
         """The link that is gone now; None when there was none."""
-        data = await self._store.take_value(key_of(gateway_id, subject, provider))
+        data = await self._values.take(key_of(gateway_id, subject, provider))
         return read(data) if data is not None else None
-
-    async def links(self, gateway_id: str) -> list[Credential]:
-        """All links of a gateway's users, by user and provider."""
-        found = (read(data) for _, data in await self._store.values_below(f"vault:{gateway_id}:"))
-        return sorted(filter(None, found), key=lambda one: (one.principal_sub, one.provider))
 
     def state(self, credential: Credential | None) -> str:
         """`none`, `linked`, or `expired`: it cannot be read, or ends and cannot be renewed."""
@@ -114,6 +118,12 @@ class Vault:
     def ends(self, tokens: Tokens) -> bool:
         """Whether the access token is over, or will be within a minute."""
         return tokens.expires_at is not None and tokens.expires_at - EXPIRY_MARGIN_S <= self._now()
+
+
+async def links(values: ListedValues, gateway_id: str) -> list[Credential]:
+    """All links of a gateway's users, by user and provider."""
+    found = (read(data) for _, data in await values.below(f"vault:{gateway_id}:"))
+    return sorted(filter(None, found), key=lambda one: (one.principal_sub, one.provider))
 
 
 def read(data: bytes) -> Credential | None:

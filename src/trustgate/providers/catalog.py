@@ -221,7 +221,7 @@ class ModelCatalog:
     """The models that a process knows: the shipped file at first, then what models.dev says."""
 
     def __init__(self, models: Models | None = None, on_change: Callable[[PriceBook], None] | None = None) -> None:
-        self._on_change = on_change
+        self._on_change = [on_change] if on_change is not None else []
         self._models: Models = {}
         self.prices = PriceBook({})
         self._replace(shipped_models() if models is None else models)
@@ -229,8 +229,22 @@ class ModelCatalog:
     def _replace(self, models: Models) -> None:
         self._models = models
         self.prices = price_book(models)
-        if self._on_change is not None:
-            self._on_change(self.prices)
+        for tell in self._on_change:
+            tell(self.prices)
+
+    def watch(self, on_change: Callable[[PriceBook], None]) -> None:
+        """Have every later change told."""
+        self._on_change.append(on_change)
+
+    @property
+    def rows(self) -> Models:
+        """Everything that is known, disabled models included. Replaced whole, never changed."""
+        return self._models
+
+    def take_over(self, models: Models) -> None:
+        """Go by a control plane's catalog; models that it does not know keep the prices they had."""
+        known = self._models
+        self._replace({code: known.get(code, {}) | models.get(code, {}) for code in known.keys() | models.keys()})
 
     def models(self, provider: str = "") -> list[tuple[str, Model]]:
         """Enabled models with their provider's code, newest first; all providers when `provider` is empty."""

@@ -231,11 +231,13 @@ class ProxyApp:
         version = self._services.config.version
         if path != "/readyz":
             return 200, [JSON], msgspec.json.encode({"status": "healthy", "time": now, "version": version})
-        dependencies = self._services.readiness.now()
+        readiness = self._services.readiness
+        dependencies, configuration = readiness.now(), readiness.configuration()
         # Traffic fails open without Redis, and goes on from the last view without the store; a missing snapshot it is
         # not.
-        ready = not self._services.readiness.draining and dependencies.get("snapshot", "ok") == "ok"
+        ready = not readiness.draining and dependencies.get("snapshot", "ok") == "ok"
         answer = {
+            **({} if configuration is None else {"config": configuration}),
             "dependencies": dependencies,
             "status": "ready" if ready else "not_ready",
             "time": now,

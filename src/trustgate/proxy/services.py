@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 import trio
@@ -79,6 +79,10 @@ class Readiness(Protocol):
     draining: bool
 
     def now(self) -> Mapping[str, str]: ...
+
+    def configuration(self) -> Mapping[str, Any] | None:
+        """The snapshot in use, where a control plane feeds this one."""
+        ...
 
 
 class ProxyServices(msgspec.Struct, frozen=True, kw_only=True):
