@@ -58,7 +58,7 @@ def proxy() -> None:
 
 @main.command()
 def admin() -> None:
-    """Serve the Admin API (port 8080)."""
+    """Serve the Admin API (port 8080) and the configuration feed (port 8083)."""
     _serve("admin")
 
 
@@ -70,7 +70,7 @@ def mcp() -> None:
 
 @main.command()
 def run() -> None:
-    """Serve admin and proxy in one process."""
+    """Serve admin and proxy in one process, and the configuration feed."""
     _serve("run")
 
 

@@ -28,6 +28,7 @@ from trustgate.sync.connections import Connections, shown
 from trustgate.sync.dispatcher import Dispatcher
 from trustgate.sync.lkg import LastKnownGood
 from trustgate.sync.tokens import Tokens
+from trustgate.telemetry.instruments import Gauge
 from trustgate.wire.workers import worker_number
 
 if TYPE_CHECKING:
@@ -76,6 +77,13 @@ async def serving_feed(parts: Parts, follower: Follower, views: Views, stop: tri
         keepalive_timeout_s=sync.keepalive_timeout_s,
     )
     connections = Connections(parts.store)
+    parts.metrics.add(
+        Gauge(
+            "trustgate_config_sync_planes",
+            "Data planes without a database that are connected to this control plane.",
+            lambda: [((), len(connections))],
+        )
+    )
     async with AsyncExitStack() as stack:
         background = await stack.enter_async_context(trio.open_nursery())
         stack.callback(background.cancel_scope.cancel)

@@ -35,7 +35,10 @@ def check(planes: frozenset[str]) -> int:
     except ConfigurationError as error:
         click.echo(str(error), err=True)
         return 1
-    where = f"SQLite in {settings.app.data_dir}" if settings.embedded(planes) else "PostgreSQL"
+    if settings.database_less(planes):
+        where = f"memory, fed by {settings.config_sync.grpc_endpoint}"
+    else:
+        where = f"SQLite in {settings.app.data_dir}" if settings.embedded(planes) else "PostgreSQL"
     shared = "Redis" if settings.redis.configured else "this process"
     click.echo(f"ok: {', '.join(sorted(planes))} can start; configuration in {where}, shared counters in {shared}")
     return 0

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from trustgate.proxy.forwarding import FORWARDABLE
 from trustgate.settings.secret_keys import check_length, load_rsa_key, parse_public_keys
 from trustgate.settings.values import ConfigurationError
+from trustgate.sync.address import Address
 
 if TYPE_CHECKING:
     from trustgate.settings.load import Settings
@@ -196,6 +197,10 @@ def _check_control_plane(settings: "Settings") -> None:
                 raise invalid(f"{name} is required when CONFIG_SYNC_AUTH_MODE is {sync.auth_mode}")
     if sync.auth_mode == "composite" and not sync.token:
         raise invalid("CONFIG_SYNC_TOKEN is required when CONFIG_SYNC_AUTH_MODE is composite")
+    try:
+        Address.parse(sync.grpc_listen_addr)
+    except ValueError as error:
+        raise invalid("CONFIG_SYNC_GRPC_LISTEN_ADDR must be host:port") from error
     if bool(sync.grpc_tls_cert) != bool(sync.grpc_tls_key):
         raise invalid("CONFIG_SYNC_GRPC_TLS_CERT and CONFIG_SYNC_GRPC_TLS_KEY must be set together")
     if settings.deployed and not sync.grpc_tls_cert:

@@ -36,7 +36,7 @@ double-quoted values. A file that cannot be parsed contributes nothing and is na
 | --- | --- | --- |
 | no `DB_*` variable | SQLite, in `TRUSTGATE_DATA_DIR` (embedded mode) | |
 | any `DB_*` variable | PostgreSQL | |
-| `CONFIG_SYNC_DATA_PLANE_ENABLED=true` (proxy, mcp) | memory, fed by a control plane | |
+| `CONFIG_SYNC_DATA_PLANE_ENABLED=true` (proxy, mcp) | memory, fed by a [control plane](config-sync.md) | |
 | no `REDIS_HOST` | | the process: for one process only |
 | `REDIS_HOST` | | Redis |
 

@@ -143,7 +143,7 @@ class Otlp(Struct, frozen=True):
 class ConfigSync(Struct, frozen=True):
     """The feed from a control plane to data planes without a database.
 
-    Read and checked, and not built yet: all planes follow the log in their database.
+    The variables of both sides; how they work together: [config sync](config-sync.md).
     """
 
     data_plane_enabled: Annotated[
@@ -167,9 +167,9 @@ class ConfigSync(Struct, frozen=True):
     grpc_endpoint: Annotated[
         str, Var("CONFIG_SYNC_GRPC_ENDPOINT", STR, "`host:port` of the control plane; required on data planes.")
     ] = ""
-    grpc_listen_addr: Annotated[str, Var("CONFIG_SYNC_GRPC_LISTEN_ADDR", STR, "Listener of the control plane.")] = (
-        ":8083"
-    )
+    grpc_listen_addr: Annotated[
+        str, Var("CONFIG_SYNC_GRPC_LISTEN_ADDR", STR, "Listener of the control plane; in use: a warning, no feed.")
+    ] = ":8083"
     grpc_tls_cert: Annotated[
         str,
         Var("CONFIG_SYNC_GRPC_TLS_CERT", STR, "PEM certificate of that listener; required in deployed environments."),
