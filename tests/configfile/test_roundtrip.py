@@ -140,7 +140,8 @@ def peopled_fill() -> list[Any]:
         for index, id_ in enumerate(REGISTRIES[:3])
     ]
     body = convert({"name": "c0", **routed(REGISTRIES[:2]), "headers": {"x": "${y}"}}, inputs.ConsumerCreate)
-    auth = convert({"name": "key", "type": "api_key"}, inputs.AuthCreate)
+    bounds = {"expires_at": "2027-01-01T00:00:00Z", "allowed_cidrs": ["10.0.0.0/8"]}
+    auth = convert({"name": "key", "type": "api_key", **bounds}, inputs.AuthCreate)
     policy = convert({"name": "p", "slug": "caller", "settings": {"token": "token-secret-1"}}, inputs.PolicyCreate)
     role = convert({"name": "o"}, inputs.RoleCreate)
     return [

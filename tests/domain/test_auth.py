@@ -192,6 +192,46 @@ def test_a_blank_client_secret_keeps_the_stored_one_and_a_mask_without_one_is_le
     assert "client_secret" not in world.put_auth(g, bare.id, config={"oauth2": sent}).config["oauth2"]
 
 
+NOT_A_TIME = CONFIG + "expires_at must be an RFC 3339 time"
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ({"expires_at": "tomorrow"}, NOT_A_TIME),
+        ({"expires_at": "2027-01-01"}, NOT_A_TIME),
+        ({"expires_at": "2027-01-01T00:00:00"}, NOT_A_TIME),
+        ({"expires_at": "0001-01-01T00:00:00+14:00"}, NOT_A_TIME),
+        ({"allowed_cidrs": ["10.0.0.0/8", "x"]}, CONFIG + "allowed_cidrs[1] must be an address or a CIDR block"),
+        ({"allowed_cidrs": [None]}, CONFIG + "allowed_cidrs[0] must be an address or a CIDR block"),
+        ({"allowed_cidrs": ["10.0.0.0/33"]}, CONFIG + "allowed_cidrs[0] must be an address or a CIDR block"),
+        (
+            {"type": "oauth2", "config": {"oauth2": OAUTH2}, "expires_at": "2027-01-01T00:00:00Z"},
+            CONFIG + "expires_at and allowed_cidrs are only valid for api_key auths",
+        ),
+    ],
+)
+def test_bounds_of_a_key_that_make_no_sense_are_refused(body, expected):
+    world = World()
+    assert message(world.auth, world.gateway().id, **body) == expected
+
+
+def test_bounds_of_a_key_are_kept_replaced_and_lifted():
+    world = World()
+    g = world.gateway().id
+    made = world.auth(g, expires_at="2027-01-01T02:00:00+02:00", allowed_cidrs=["10.1.2.3/8", " 2001:DB8::1 "])
+    moment = datetime.datetime(2027, 1, 1, tzinfo=datetime.UTC)
+    bounds = (moment, ("10.0.0.0/8", "2001:db8::1/128"))
+    assert (made.expires_at, made.allowed_cidrs) == bounds
+    kept = world.put_auth(g, made.id, name="b")
+    assert (kept.expires_at, kept.allowed_cidrs) == bounds
+    other = world.put_auth(g, made.id, type="oidc", config={"oidc": OIDC})
+    back = world.put_auth(g, made.id, type="api_key", config={})
+    assert (other.key_hash, back.expires_at, back.allowed_cidrs) == (made.key_hash, *bounds)
+    lifted = world.put_auth(g, made.id, expires_at="", allowed_cidrs=[])
+    assert (lifted.expires_at, lifted.allowed_cidrs) == (None, ())
+
+
 OVERLAPPING = [["api://one"], ["one", "three"], [" api://one "]]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from datetime import UTC, datetime
 from typing import Any
 
 import jwt
@@ -13,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
 from tests.views import auth, consumer, later, registry, role, view
-from trustgate.identity.authenticate import IdentityServices, authenticate
+from trustgate.identity.authenticate import IdentityServices, authenticate, known_key
 from trustgate.identity.errors import AuthError
 from trustgate.identity.jwks import FetchFailed, KeySets
 from trustgate.identity.principal import Principal
@@ -375,3 +376,31 @@ async def test_playground_tokens(headers: dict[str, str], status: int) -> None:
 async def test_a_playground_token_grants_all_roles_of_the_consumer() -> None:
     principal = await role_world().ask(**playground())
     assert (principal.subject, [found.id for found in principal.roles]) == ("u9", ["ops", "eng"])
+
+
+@pytest.mark.parametrize(
+    ("bounds", "peer", "status"),
+    [
+        ({"expires_at": datetime.fromtimestamp(NOW + 1, UTC)}, "", 200),
+        ({"expires_at": datetime.fromtimestamp(NOW, UTC)}, "", 401),
+        ({"expires_at": datetime.fromtimestamp(NOW - 1, UTC), "allowed_cidrs": ("10.0.0.0/8",)}, "10.0.0.1", 401),
+        ({"allowed_cidrs": ("10.0.0.0/8", "2001:db8::/32")}, "10.255.0.1", 200),
+        ({"allowed_cidrs": ("10.0.0.0/8", "2001:db8::/32")}, "2001:db8::7", 200),
+        ({"allowed_cidrs": ("10.0.0.0/8",)}, "::ffff:10.0.0.1", 200),
+        ({"allowed_cidrs": ("10.0.0.0/8",)}, "11.0.0.1", 401),
+        ({"allowed_cidrs": ("10.0.0.0/8",)}, "2001:db8::7", 401),
+        ({"allowed_cidrs": ("10.0.0.0/8",)}, "", 401),
+    ],
+)
+async def test_a_key_serves_within_its_time_and_networks_only(bounds: dict[str, Any], peer: str, status: int) -> None:
+    world = World(key_auth("k1", "ag_mine", **bounds), consumer(auth_ids=("k1",)))
+    found = world.view.consumer("AbCd1234")
+    assert found is not None
+    headers = {b"x-api-key": b"ag_mine"}
+    assert known_key(found, headers) is None
+    try:
+        await authenticate(world.view, found, headers, world.services, peer)
+        got = 200
+    except AuthError as error:
+        got = error.status
+    assert got == status

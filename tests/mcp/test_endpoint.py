@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime, timedelta
 from ipaddress import ip_network
 from typing import Any
 
@@ -232,6 +233,23 @@ async def test_a_key_of_another_consumer_and_a_disabled_one_are_refused() -> Non
     async with world() as at:
         at.put(*entities)
         assert [(await at.send(PING, key=key))[0] for key in (KEY, other, "ag_off")] == [200, 401, 401]
+
+
+async def test_a_key_serves_within_its_time_and_networks_only() -> None:
+    past, future = (datetime.now(UTC) + timedelta(hours=hours) for hours in (-1, 1))
+    bounds: dict[str, dict[str, Any]] = {
+        "ag_late": {"expires_at": past},
+        "ag_early": {"expires_at": future},
+        "ag_here": {"allowed_cidrs": ("127.0.0.0/8",)},
+        "ag_away": {"allowed_cidrs": ("10.0.0.0/8",)},
+    }
+    async with world() as at:
+        at.put(
+            registry("r-1", DEAD),
+            consumer(SLUG, type="MCP", registry_ids=("r-1",), auth_ids=tuple(bounds)),
+            *(api_key(key, key, **more) for key, more in bounds.items()),
+        )
+        assert [(await at.send(PING, key=key))[0] for key in bounds] == [401, 200, 200, 401]
 
 
 async def test_what_the_log_knows_already_is_found_at_once() -> None:

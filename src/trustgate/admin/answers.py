@@ -375,6 +375,8 @@ class Auth(msgspec.Struct, omit_defaults=True, kw_only=True):
     api_key: str = ""
     key_prefix: str = ""
     key_suffix: str = ""
+    expires_at: str = ""
+    allowed_cidrs: list[str] = []
     created_at: str
     updated_at: str
 

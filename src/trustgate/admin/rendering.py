@@ -136,6 +136,8 @@ def auth(it: entities.Auth, api_key: str = "") -> answers.Auth:
         api_key=api_key,
         key_prefix=it.key_prefix,
         key_suffix=it.key_suffix,
+        expires_at="" if it.expires_at is None else rfc3339(it.expires_at),
+        allowed_cidrs=list(it.allowed_cidrs),
         created_at=rfc3339(it.created_at),
         updated_at=rfc3339(it.updated_at),
     )

@@ -21,7 +21,7 @@ from trustgate.configfile import reading
 from trustgate.configfile.reading import FileError, Path, Source
 from trustgate.domain import commands as cmd
 from trustgate.domain import inputs, secrets
-from trustgate.domain.decide_auth import create_auth
+from trustgate.domain.decide_auth import bounded, create_auth
 from trustgate.domain.decide_consumer import attach_auth, attach_policy, create_consumer
 from trustgate.domain.decide_gateway import create_gateway, stamped
 from trustgate.domain.decide_policy import create_policy, set_policy_global
@@ -249,7 +249,8 @@ class Compiler:
         file = self._bound(doc.FileAuth, item, path)
         present = self._present.auths.get(id_)
         key = file.api_key or self._choices.key()
-        create_auth(draft, cmd.CreateAuth(self._meta, self._id, id_, file, key))
+        body = replace(file, expires_at=None, allowed_cidrs=None) if file.key_hash else file
+        create_auth(draft, cmd.CreateAuth(self._meta, self._id, id_, body, key))
         made = draft.state.auths[id_]
         if file.api_key or (made.type != "api_key" and not file.key_hash):
             return
@@ -262,6 +263,7 @@ class Compiler:
         prefix = file.key_prefix if file.key_prefix is not None else old.key_prefix if old is not None else ""
         suffix = file.key_suffix if file.key_suffix is not None else old.key_suffix if old is not None else ""
         auth = replace(made, key_hash=digest, key_prefix=prefix, key_suffix=suffix)
+        auth = bounded(auth, file.expires_at, file.allowed_cidrs)
         draft.state = replace(draft.state, auths={**draft.state.auths, id_: auth})
 
     def _role(self, draft: Draft, id_: str, item: Json, path: Path) -> None:

@@ -6,6 +6,8 @@ import base64
 import hashlib
 import re
 from collections.abc import Iterable
+from datetime import UTC, datetime
+from ipaddress import ip_network
 from typing import Any, cast
 
 import msgspec
@@ -19,7 +21,7 @@ from trustgate.domain.credentials import inherit, is_blank, is_masked
 from trustgate.domain.decision import Draft
 from trustgate.domain.entities import Auth, AuthType, GatewayState, Json
 from trustgate.domain.errors import DomainError, already_exists, foreign, invalid, invalid_member, not_found, quoted
-from trustgate.domain.inputs import AuthConfigIn
+from trustgate.domain.inputs import AuthConfigIn, Strings
 from trustgate.domain.values import check_name, is_http_url, origin
 
 TYPES = frozenset({"api_key", "oauth2", "oidc", "mtls"})
@@ -49,6 +51,7 @@ def create_auth(draft: Draft, command: cmd.CreateAuth) -> None:
         updated_at=meta.time,
         enabled=body.enabled is not False,
     )
+    auth = bounded(auth, body.expires_at, body.allowed_cidrs)
     if kind == "api_key":
         auth = with_key(auth, command.api_key)
     else:
@@ -83,6 +86,7 @@ def update_auth(draft: Draft, command: cmd.UpdateAuth) -> None:
         config=store(draft, old.id, config),
         updated_at=draft.meta.time,
     )
+    auth = bounded(auth, body.expires_at, body.allowed_cidrs)
     if kind == "api_key" and not auth.key_hash:
         auth = with_key(auth, command.api_key)
     if kind != old.type:
@@ -117,6 +121,38 @@ def delete_auth(draft: Draft, command: cmd.DeleteAuth) -> None:
 def with_key(auth: Auth, api_key: str) -> Auth:
     """The auth with the digest of a key and the few characters of it that are shown."""
     return replace(auth, key_hash=digest(api_key), key_prefix=api_key[:8], key_suffix=api_key[-4:])
+
+
+def bounded(auth: Auth, expires_at: str | None, allowed_cidrs: Strings | None) -> Auth:
+    """The auth with the bounds of its key as sent: absent ones stay, an empty text or list lifts them.
+
+    An auth that was an API key and is none now keeps them with its key, for when it is one again.
+    """
+    if auth.type != "api_key" and not auth.key_hash and (expires_at or allowed_cidrs):
+        raise refuse("expires_at and allowed_cidrs are only valid for api_key auths")
+    if expires_at is not None:
+        auth = replace(auth, expires_at=expiry(expires_at) if expires_at.strip() else None)
+    if allowed_cidrs is not None:
+        auth = replace(auth, allowed_cidrs=tuple(cidr(index, text) for index, text in enumerate(allowed_cidrs)))
+    return auth
+
+
+def expiry(text: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(text.strip())
+        if "T" in text.upper() and moment.tzinfo is not None:
+            return moment.astimezone(UTC)
+    except (ValueError, OverflowError):
+        pass
+    raise refuse("expires_at must be an RFC 3339 time")
+
+
+def cidr(index: int, text: str | None) -> str:
+    """A network, or a single address, in its canonical spelling."""
+    try:
+        return str(ip_network((text or "").strip(), strict=False))
+    except ValueError:
+        raise refuse(f"allowed_cidrs[{index}] must be an address or a CIDR block") from None
 
 
 def check_type_given(kind: str | None) -> AuthType:

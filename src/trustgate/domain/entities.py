@@ -214,6 +214,10 @@ class Auth(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     key_hash: str = ""
     key_prefix: str = ""
     key_suffix: str = ""
+    expires_at: datetime | None = None
+    """An API key is refused from then on."""
+    allowed_cidrs: tuple[str, ...] = ()
+    """The networks an API key may be used from; none means from anywhere."""
 
 
 class Policy(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):

@@ -339,10 +339,14 @@ class AuthConfigIn(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AuthCreate(msgspec.Struct, frozen=True, kw_only=True):
+    """`expires_at` (RFC 3339) and `allowed_cidrs` bound the use of an API key."""
+
     name: str | None = None
     type: str | None = None
     enabled: bool | None = None
     config: AuthConfigIn | None = None
+    expires_at: str | None = None
+    allowed_cidrs: Strings | None = None
 
 
 class AuthUpdate(msgspec.Struct, frozen=True, kw_only=True):
@@ -350,6 +354,8 @@ class AuthUpdate(msgspec.Struct, frozen=True, kw_only=True):
     type: str | None = None
     enabled: bool | None = None
     config: AuthConfigIn | None = None
+    expires_at: str | None = None
+    allowed_cidrs: Strings | None = None
 
 
 class PolicyCreate(msgspec.Struct, frozen=True, kw_only=True):

@@ -15,7 +15,7 @@ import msgspec
 from jwt.algorithms import HMACAlgorithm
 
 from trustgate.domain.entities import Auth
-from trustgate.identity import jwt, mtls
+from trustgate.identity import jwt, keys, mtls
 from trustgate.identity.errors import AuthError, forbidden, invalid_request, unauthenticated
 from trustgate.identity.jwks import KeySets
 from trustgate.identity.jwt import Refused, Token
@@ -74,7 +74,7 @@ async def authenticate(
             return check_playground(playground.decode("latin-1"), view, consumer, services)
         key = presented_key(headers)
         if key:
-            return check_api_key(key, consumer)
+            return check_api_key(key, consumer, services, peer_ip)
         authorization = headers.get(b"authorization", b"").decode("latin-1").strip()
         if not authorization:
             certificate = mtls.presented(headers, peer_ip, services.xfcc_from) if consumer.auths.mtls else None
@@ -102,18 +102,18 @@ def known_key(consumer: ConsumerView, headers: Headers) -> Principal | None:
         return None
     hashed = digest(key)
     auth = consumer.auths.api_keys.get(hashed)
-    if auth is None or not hmac.compare_digest(auth.key_hash, hashed):
+    if auth is None or not hmac.compare_digest(auth.key_hash, hashed) or keys.restricted(auth):
         return None
     return Principal(subject=auth.name, method="api_key", auth_id=auth.id)
 
 
-def check_api_key(key: str, consumer: ConsumerView) -> Principal:
+def check_api_key(key: str, consumer: ConsumerView, services: IdentityServices, peer_ip: str) -> Principal:
     if consumer.role_based:
         raise forbidden()
     known = consumer.auths.api_keys
     hashed = digest(key)
     auth = known.get(hashed)
-    if auth is not None and hmac.compare_digest(auth.key_hash, hashed):
+    if auth is not None and hmac.compare_digest(auth.key_hash, hashed) and keys.serves(auth, services.now(), peer_ip):
         return Principal(subject=auth.name, method="api_key", auth_id=auth.id)
     raise unauthenticated() if known else forbidden()
 

@@ -17,6 +17,7 @@ from trustgate.identity import jwt, mtls
 from trustgate.identity.authenticate import digest, introspected_principal
 from trustgate.identity.jwks import KeySets
 from trustgate.identity.jwt import PROTOCOL_SCOPES, Refused, Token
+from trustgate.identity.keys import serves
 from trustgate.identity.principal import Principal
 from trustgate.identity.sts import SigningKeys
 from trustgate.identity.verify import Introspector, text, texts, verify_token
@@ -112,19 +113,19 @@ async def _identify(services: McpIdentityServices, request: CallRequest, scope: 
     if authorization.startswith(BEARER):
         bearer = authorization[len(BEARER) :].strip()
         if bearer.startswith(KEY_PREFIX):
-            return by_key(bearer, services.directory, scope)
+            return by_key(bearer, services, scope, request.peer_ip)
         if bearer:
             return await by_bearer(bearer.decode("latin-1"), services, scope, request.path)
     key = headers.get(b"x-ag-api-key") or headers.get(b"x-api-key")
     if not key:
         raise Refused("no credential")
-    return by_key(key, services.directory, scope)
+    return by_key(key, services, scope, request.peer_ip)
 
 
 # API keys
 
 
-def by_key(key: bytes, directory: Directory, scope: Scope | None) -> Caller:
+def by_key(key: bytes, services: McpIdentityServices, scope: Scope | None, peer_ip: str) -> Caller:
     """A key attached to the addressed consumer; without a known consumer, any key of the installation."""
     hashed = digest(key.decode("latin-1"))
     if scope is not None:
@@ -132,15 +133,17 @@ def by_key(key: bytes, directory: Directory, scope: Scope | None) -> Caller:
         auth = consumer.auths.api_keys.get(hashed)
         if auth is None or not hmac.compare_digest(auth.key_hash, hashed):
             raise Refused("unknown key")
-        return key_caller(auth, view)
-    for view in directory.views():
+        return key_caller(auth, view, services, peer_ip)
+    for view in services.directory.views():
         auth_id = view.api_key_digests.get(hashed)
         if auth_id is not None:
-            return key_caller(view.state.auths[auth_id], view)
+            return key_caller(view.state.auths[auth_id], view, services, peer_ip)
     raise Refused("unknown key")
 
 
-def key_caller(auth: Auth, view: GatewayView) -> Caller:
+def key_caller(auth: Auth, view: GatewayView, services: McpIdentityServices, peer_ip: str) -> Caller:
+    if not serves(auth, services.now(), peer_ip):
+        raise Refused("key out of its time or networks")
     principal = Principal(subject=key_subject(auth, view), method="api_key", auth_id=auth.id)
     return Caller(principal=principal, auth_id=auth.id, view=view)
 

@@ -13,6 +13,8 @@ from urllib.parse import quote
 
 import msgspec
 
+from trustgate.domain.entities import Auth
+from trustgate.identity.keys import expired, serves
 from trustgate.identity.mcp import Caller
 from trustgate.oauth import pages
 from trustgate.oauth.cipher import Undecryptable
@@ -157,11 +159,15 @@ class Connect:
             raise Refused(401, BAD_TICKET)
         return self._resolve(ticket_id, ticket)
 
+    def accepts(self, auth: Auth, source: str) -> bool:
+        """Whether an API key may be used now, from that address."""
+        return serves(auth, self._now(), source)
+
     def _resolve(self, ticket_id: str, ticket: Ticket) -> Addressed:
         view = self._directory.by_id(ticket.gateway_id)
         consumer = view.consumer(slug_of(ticket.consumer_path)) if view is not None else None
         by_key = ticket.auth_id or ticket.providers is not None
-        if view is None or consumer is None or (by_key and not key_still_serves(ticket, view, consumer)):
+        if view is None or consumer is None or (by_key and not key_still_serves(ticket, view, consumer, self._now())):
             raise Refused(401, BAD_TICKET)
         return Addressed(id=ticket_id, ticket=ticket, view=view, consumer=consumer)
 
@@ -297,10 +303,12 @@ def check_answer(answer: Answer) -> None:
         raise OAuthError("server_error", f"{text}: {described}" if described else text)
 
 
-def key_still_serves(ticket: Ticket, view: GatewayView, consumer: ConsumerView) -> bool:
+def key_still_serves(ticket: Ticket, view: GatewayView, consumer: ConsumerView, now: float) -> bool:
     auth = view.state.auths.get(ticket.auth_id)
     attached = ticket.auth_id in consumer.entity.auth_ids and ticket.consumer_id == consumer.id
-    return auth is not None and auth.enabled and auth.type == "api_key" and attached and ticket.providers is not None
+    if auth is None or not auth.enabled or auth.type != "api_key" or expired(auth, now):
+        return False
+    return attached and ticket.providers is not None
 
 
 def path_of(consumer: ConsumerView) -> str:

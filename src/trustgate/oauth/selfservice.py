@@ -68,7 +68,8 @@ class SelfService:
 
     async def _submit(self, request: Request, slug: str) -> Reply:
         limit = self._limit
-        refusal = await self._charge("source", source_of(request, limit.trusted), limit.source)
+        source = source_of(request, limit.trusted)
+        refusal = await self._charge("source", source, limit.source)
         if refusal is not None:
             return refusal
         if request.content_type != FORM:
@@ -87,7 +88,7 @@ class SelfService:
         if refusal is not None:
             return refusal
         auth = consumer.auths.api_keys.get(digest(key)) if key else None
-        if auth is None:
+        if auth is None or not self._connect.accepts(auth, source):
             return plain(401)
         providers = sorted({provider_of(registry) for registry in forwarded(consumer)})
         ticket = Ticket(view.id, key_subject(auth, view), path_of(consumer), "", consumer.id, auth.id, providers)

@@ -1,0 +1,38 @@
+"""Where and how long an API key may be used (spec 05 §4.1; additions to the contract)."""
+
+from __future__ import annotations
+
+import ipaddress
+from functools import lru_cache
+
+from trustgate.domain.entities import Auth
+from trustgate.identity.mtls import Networks
+
+
+def restricted(auth: Auth) -> bool:
+    """Whether a key is bound to a time or to addresses; most are not."""
+    return auth.expires_at is not None or bool(auth.allowed_cidrs)
+
+
+def expired(auth: Auth, now: float) -> bool:
+    return auth.expires_at is not None and auth.expires_at.timestamp() <= now
+
+
+def serves(auth: Auth, now: float, peer_ip: str) -> bool:
+    """Whether a key may be used now, from this address. An address that can't be read is in no network."""
+    if expired(auth, now):
+        return False
+    if not auth.allowed_cidrs:
+        return True
+    try:
+        address = ipaddress.ip_address(peer_ip)
+    except ValueError:
+        return False
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    return any(address in network for network in networks(auth.allowed_cidrs))
+
+
+@lru_cache(maxsize=1024)
+def networks(cidrs: tuple[str, ...]) -> Networks:
+    return tuple(ipaddress.ip_network(cidr) for cidr in cidrs)
