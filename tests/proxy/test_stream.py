@@ -1,4 +1,4 @@
-"""A stream whose head is held back: whatever goes wrong while it is read ahead is the request's own trouble."""
+"""A stream before its first byte: what goes wrong then is the request's own trouble, and the upstream is let go."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import pytest
 import trio
 
 from trustgate.formats.canonical import Observed
-from trustgate.proxy.stream import open_stream
+from trustgate.proxy.attempts import judged
+from trustgate.proxy.call import Result
+from trustgate.proxy.stream import OpenStream, open_stream
 
 
 class Relay:
@@ -51,3 +53,20 @@ async def test_a_mistake_while_reading_ahead_ends_its_request_and_not_its_neighb
         await trio.lowlevel.checkpoint()
         assert not background.cancel_scope.cancel_called
     assert response.closed == 1
+
+
+async def test_a_stream_that_is_not_accepted_is_closed_also_when_the_client_leaves_meanwhile() -> None:
+    response = Response()
+    exchange, prepared = SimpleNamespace(collect=False), SimpleNamespace(relay=Relay)
+    stream = OpenStream(*cast("tuple[Any, Any, Any]", (exchange, prepared, response)))
+    over: list[str] = []
+    stream.on_close(lambda: over.append("over"))
+    result = Result(verdict="success", status=200, stream=stream)
+
+    async def asks_for_ever(result: Result) -> Result:
+        await trio.sleep_forever()
+        raise AssertionError
+
+    with trio.move_on_after(0):
+        await judged(result, asks_for_ever)
+    assert (over, response.closed) == (["over"], 1)

@@ -186,7 +186,7 @@ async def serve(exchange: Exchange, targets: Targets, accept: Accept, services: 
         if result is None:
             break
         if result.verdict == "success":
-            result = await accept(result)
+            result = await judged(result, accept)
             if result.verdict == "success" or "plugin_rejection" not in consumer.triggers or result.stream is not None:
                 return result
         elif result.verdict == "terminal" and not result.skip:
@@ -196,6 +196,16 @@ async def serve(exchange: Exchange, targets: Targets, accept: Accept, services: 
         targets.use_up(route)
         route = None if spent.exhausted else await targets.next(last.kind)
     return relay(last)
+
+
+async def judged(result: Result, accept: Accept) -> Result:
+    """What `accept` says of a success; a stream that it fails on, or that is cancelled meanwhile, is closed."""
+    try:
+        return await accept(result)
+    except BaseException:
+        if result.stream is not None:
+            await result.stream.aclose()
+        raise
 
 
 def relay(result: Result | None) -> Result:

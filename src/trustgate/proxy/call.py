@@ -25,7 +25,7 @@ from trustgate.wire.errors import TimedOut
 SHORT_ERROR_BYTES = 64 * 1024
 """How much of an error body is relayed of streamed calls, and of every call of `SHORT_ERRORS` (spec 03 §11)."""
 SHORT_ERRORS = frozenset({"google", "vertex"})
-MAX_HEADER_TEXT = 512
+MAX_HEADER_TEXT = 4096
 MAX_UNTRANSLATED = 1024
 MEMBER_CHARACTERS = "[]$@:/ "
 PROVIDER_ERROR_WORDS = (
