@@ -9,6 +9,8 @@ from typing import Any
 
 import jwt
 import pytest
+import trio
+import trio.testing
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
@@ -42,10 +44,14 @@ class Idp:
     def __init__(self, *keys: dict[str, Any]) -> None:
         self.keys = list(keys)
         self.fetched: list[str] = []
-        self.down = False
+        self.down = self.slow = self.hangs = False
 
     async def __call__(self, url: str) -> Any:
         self.fetched.append(url)
+        if self.hangs:
+            await trio.sleep_forever()
+        if self.slow:
+            await trio.testing.wait_all_tasks_blocked()
         if self.down:
             raise FetchFailed("down")
         if url.endswith("openid-configuration"):
@@ -247,6 +253,48 @@ async def test_a_rotated_key_under_the_same_kid_is_found_by_a_refresh() -> None:
     idp_after = jwk(RSA, "k1")
     assert await world.status(**bearer(token(OTHER_RSA))) == 200
     idp.keys = [idp_after]
+    assert await world.status(**bearer(token())) == 200
+
+
+async def test_all_requests_that_wait_for_a_rotated_key_get_it() -> None:
+    idp = Idp(jwk(OTHER_RSA, "k1"))
+    world = jwt_world(idp)
+    assert await world.status(**bearer(token(OTHER_RSA))) == 200
+    idp.keys, idp.slow = [jwk(RSA, "k2")], True
+    answers: list[int] = []
+
+    async def ask() -> None:
+        answers.append(await world.status(**bearer(token(kid="k2"))))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(5):
+            nursery.start_soon(ask)
+    assert (answers, len(idp.fetched)) == ([200] * 5, 2)
+
+
+@pytest.mark.parametrize("config", [{}, {"jwks_url": ""}], ids=["keys", "discovery"])
+async def test_a_client_that_leaves_during_the_fetch_leaves_it_to_the_next(config: dict[str, Any]) -> None:
+    idp = Idp(jwk(RSA, "k1"))
+    world = World(consumer(auth_ids=("o1",)), oauth2(**config), idp=idp)
+    idp.hangs = True
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lambda: world.status(**bearer(token())))
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    assert len(idp.fetched) == 1
+    idp.hangs = False
+    assert await world.status(**bearer(token())) == 200
+
+
+async def test_requests_at_the_same_time_share_one_try_of_discovery() -> None:
+    idp = Idp(jwk(RSA, "k1"))
+    world = World(consumer(auth_ids=("o1",)), oauth2(jwks_url=""), idp=idp)
+    idp.down = idp.slow = True
+    async with trio.open_nursery() as nursery:
+        for _ in range(5):
+            nursery.start_soon(lambda: world.status(**bearer(token())))
+    assert len(idp.fetched) == 1
+    idp.down = False
     assert await world.status(**bearer(token())) == 200
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 import msgspec
+import structlog
 import trio
 
 from trustgate.identity.jwt import Key, Refused, keys_of_jwks
@@ -24,6 +25,8 @@ DISCOVERY_TTL_S = 3600.0
 FETCH_TIMEOUT_S = 10.0
 MAX_DOCUMENT_BYTES = 1024 * 1024
 MAX_ENTRIES = 10_000
+
+log = structlog.get_logger(__name__)
 
 Fetch = Callable[[str], Awaitable[Any]]
 """Fetch a JSON document by URL within 10 s; raises FetchFailed."""
@@ -64,16 +67,28 @@ class HttpFetcher:
 
 
 class _Entry:
-    """Mutable, only under its lock: the newest good keys and when the last tries were."""
+    """Mutable, only under its lock: the newest good keys and when the last tries ended."""
 
-    __slots__ = ("fetched_at", "forced_at", "keys", "lock", "tried_at")
+    __slots__ = ("failed_at", "fetched_at", "forced_at", "keys", "lock")
 
     def __init__(self) -> None:
         self.lock = trio.Lock()
         self.keys: tuple[Key, ...] | None = None
         self.fetched_at = float("-inf")
-        self.tried_at = float("-inf")
+        self.failed_at = float("-inf")
         self.forced_at = float("-inf")
+
+
+class _Issuer:
+    """Mutable, only under its lock: where an issuer's keys are, since when, and how many tries have ended."""
+
+    __slots__ = ("found_at", "lock", "tries", "uri")
+
+    def __init__(self) -> None:
+        self.lock = trio.Lock()
+        self.uri = ""
+        self.found_at = float("-inf")
+        self.tries = 0
 
 
 class KeySets:
@@ -83,7 +98,7 @@ class KeySets:
         self._fetch = fetch
         self._clock = clock
         self._entries: dict[str, _Entry] = {}
-        self._issuers: dict[str, tuple[float, str]] = {}
+        self._issuers: dict[str, _Issuer] = {}
 
     def _entry(self, url: str) -> _Entry:
         entry = self._entries.get(url)
@@ -103,54 +118,68 @@ class KeySets:
             return entry.keys
         async with entry.lock:
             now = self._clock()
-            if now - entry.fetched_at >= TTL_S and now - entry.tried_at >= RETRY_AFTER_FAILURE_S:
+            if now - entry.fetched_at >= TTL_S and now - entry.failed_at >= RETRY_AFTER_FAILURE_S:
                 await self._refresh(url, entry)
         if entry.keys is None:
             raise Refused("no key set")
         return entry.keys
 
     async def force(self, url: str) -> tuple[Key, ...] | None:
-        """A fresh set because a key is missing or a signature failed; None when one was forced within 30 s."""
+        """A fresh set because a key is missing or a signature failed; the newest there is when one was forced within
+        30 s. None when there have never been any."""
         entry = self._entry(url)
         async with entry.lock:
-            now = self._clock()
-            if now - entry.forced_at < FORCED_INTERVAL_S:
-                return None
-            entry.forced_at = now
-            await self._refresh(url, entry)
+            if self._clock() - entry.forced_at >= FORCED_INTERVAL_S:
+                await self._refresh(url, entry)
+                entry.forced_at = self._clock()
         return entry.keys
 
     async def _refresh(self, url: str, entry: _Entry) -> None:
-        entry.tried_at = self._clock()
+        """Times are kept at the end: a fetch whose caller left did not happen, and the next one waiting makes it."""
         try:
             entry.keys = keys_of_jwks(await self._fetch(url))
             entry.fetched_at = self._clock()
         except (FetchFailed, Refused):
-            return  # the stale set, if any, stays in use
+            entry.failed_at = self._clock()  # the stale set, if any, stays in use
 
     async def discover(self, issuer: str) -> str:
         """The `jwks_uri` of an issuer by OpenID Connect Discovery §4, whose document must name that issuer.
 
-        Keys of an https issuer come by https. Raises Refused.
+        Keys of an https issuer come by https. A known one is kept when it cannot be asked again; calls at the same
+        time share one try. Raises Refused.
         """
-        known = self._issuers.get(issuer)
-        if known is not None and self._clock() - known[0] < DISCOVERY_TTL_S:
-            return known[1]
+        entry = self._issuers.get(issuer)
+        if entry is None:
+            if len(self._issuers) >= MAX_ENTRIES:
+                self._issuers.pop(next(iter(self._issuers)))
+            entry = self._issuers[issuer] = _Issuer()
+        if self._clock() - entry.found_at >= DISCOVERY_TTL_S:
+            before = entry.tries
+            async with entry.lock:
+                if entry.tries == before:
+                    await self._find(issuer, entry)
+        if not entry.uri:
+            raise Refused("discovery failed")
+        return entry.uri
+
+    async def _find(self, issuer: str, entry: _Issuer) -> None:
         try:
             document = await self._fetch(issuer.rstrip("/") + "/.well-known/openid-configuration")
-        except FetchFailed as error:
-            if known is not None:
-                return known[1]
-            raise Refused("discovery failed") from error
-        uri = document.get("jwks_uri") if isinstance(document, dict) else None
-        if not isinstance(uri, str) or not uri.startswith(("http://", "https://")):
-            raise Refused("discovery document without jwks_uri")
-        named = document.get("issuer")
-        if isinstance(named, str) and named.rstrip("/") != issuer.rstrip("/"):
-            raise Refused("discovery document of another issuer")
-        if issuer.startswith("https://") and not uri.startswith("https://"):
-            raise Refused("discovery document with keys that are not by https")
-        if len(self._issuers) >= MAX_ENTRIES:
-            self._issuers.pop(next(iter(self._issuers)))
-        self._issuers[issuer] = (self._clock(), uri)
-        return uri
+            entry.uri = jwks_uri_of(document, issuer)
+            entry.found_at = self._clock()
+        except (FetchFailed, Refused) as error:
+            log.debug("discovery failed", issuer=issuer, error=str(error))
+        entry.tries += 1
+
+
+def jwks_uri_of(document: Any, issuer: str) -> str:
+    """Raises Refused for a document without it, of another issuer, or that leads away from https."""
+    uri = document.get("jwks_uri") if isinstance(document, dict) else None
+    if not isinstance(uri, str) or not uri.startswith(("http://", "https://")):
+        raise Refused("discovery document without jwks_uri")
+    named = document.get("issuer")
+    if isinstance(named, str) and named.rstrip("/") != issuer.rstrip("/"):
+        raise Refused("discovery document of another issuer")
+    if issuer.startswith("https://") and not uri.startswith("https://"):
+        raise Refused("discovery document with keys that are not by https")
+    return uri

@@ -45,14 +45,15 @@ async def check_keys(token: Token, jwks_url: str, pems: Sequence[str], sets: Key
     if not jwks_url:
         jwt.check_signature(token, keys)
         return
-    found = jwt.candidates(token, await sets.get(jwks_url)) + keys
+    known = await sets.get(jwks_url)
+    found = jwt.candidates(token, known) + keys
     try:
         if not found and token.kid:
             raise jwt.BadSignature("unknown kid")
         jwt.check_signature(token, found)
     except jwt.BadSignature:
         fresh = await sets.force(jwks_url)
-        if fresh is None:
+        if fresh is None or fresh is known:
             raise
         jwt.check_signature(token, jwt.candidates(token, fresh) + keys)
 
