@@ -387,6 +387,13 @@ ANSWERS = [
         {"output": [{"type": "message", "role": "assistant", "status": "completed", "content": [
             {"type": "output_text", "text": REFUSED, "annotations": []}]}]},
     ),
+    (
+        "cohere",
+        {"finish_reason": "TOOL_CALL", "message": {"role": "assistant", "tool_plan": "p", "tool_calls": [
+            {"id": "x", "type": "function", "function": {"name": "search", "arguments": "{}"}}]}},
+        {"finish_reason": "COMPLETE", "message": {"role": "assistant", "tool_plan": "p", "content": [
+            {"type": "text", "text": REFUSED}]}},
+    ),
 ]  # fmt: skip
 
 

@@ -45,6 +45,25 @@ def test_flags_of_a_rule() -> None:
     assert Substitution(0, rule).apply("a\nB") == "a\nX"
 
 
+def cohere_conversation(text: str) -> dict[str, Any]:
+    """A Cohere v2 request whose texts are `text`; the rest says "cat"."""
+    call = {"id": "t", "type": "function", "function": {"name": "cat", "arguments": '{"a":"cat"}'}}
+    documents = [
+        {"type": "document", "document": text},
+        {"type": "document", "document": {"id": "cat", "data": text}},
+        {"type": "document", "document": {"id": "cat", "data": {"title": text, "pages": 1}}},
+    ]
+    return {
+        "model": "cat",
+        "messages": [
+            {"role": "system", "content": text},
+            {"role": "user", "content": [{"type": "text", "text": text}, IMAGE]},
+            {"role": "assistant", "tool_plan": "cat", "tool_calls": [call]},
+            {"role": "tool", "tool_call_id": "t", "content": documents},
+        ],
+    }
+
+
 IMAGE = {"type": "image_url", "image_url": {"url": "cat"}}
 TOOL_USE = {"type": "tool_use", "id": "t", "name": "cat", "input": {"a": "cat"}}
 INLINE = {"inlineData": {"data": "cat"}}
@@ -99,6 +118,16 @@ REWRITES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
         {"systemInstruction": {"parts": [{"text": "cat"}]}, "contents": [{"parts": [{"text": "cat"}, INLINE]}]},
         {"systemInstruction": {"parts": [{"text": "dog"}]}, "contents": [{"parts": [{"text": "dog"}, INLINE]}]},
     ),
+    (
+        "cohere",
+        cohere_conversation("cat"),
+        cohere_conversation("dog"),
+    ),
+    (
+        "openai_responses",
+        {"input": [{"type": "custom_tool_call_output", "call_id": "c", "output": "cat"}]},
+        {"input": [{"type": "custom_tool_call_output", "call_id": "c", "output": "dog"}]},
+    ),
 ]
 CAT_TO_DOG = {"rules": [{"pattern": "cat", "replacement": "dog"}]}
 
@@ -127,6 +156,11 @@ ANSWERS = [
         "google",
         {"candidates": [{"content": {"parts": [{"text": "cat"}]}, "finishReason": "STOP"}]},
         {"candidates": [{"content": {"parts": [{"text": "dog"}]}, "finishReason": "STOP"}]},
+    ),
+    (
+        "cohere",
+        {"id": "cat", "message": {"content": [{"type": "text", "text": "cat"}], "tool_plan": "cat"}},
+        {"id": "cat", "message": {"content": [{"type": "text", "text": "dog"}], "tool_plan": "cat"}},
     ),
 ]
 
@@ -305,6 +339,11 @@ TOOLS = [
         [{"name": "a", "input_schema": {}, "cache_control": {"type": "ephemeral"}}],
         {"name": "n", "description": "d", "input_schema": EMPTY},
     ),
+    (
+        "cohere",
+        [{"type": "function", "function": {"name": "a"}}],
+        {"type": "function", "function": {"name": "n", "description": "d", "parameters": EMPTY}},
+    ),
 ]
 INJECT = {"inject_tools": [{"function": {"name": "n", "description": "d"}}]}
 
@@ -359,3 +398,10 @@ async def test_tool_patterns(pattern: str, tool: str, kept: bool) -> None:
     await chain.pre_request(request, Run())
     names = [entry["function"]["name"] for entry in msgspec.json.decode(request.body)["tools"]]
     assert (tool in names) == kept
+
+
+async def test_tools_of_cohere_clients_are_on_the_list_too() -> None:
+    tools = [{"type": "function", "function": {"name": name}} for name in ("a", "b")]
+    request = b.request({"model": "m", "messages": [], "tools": tools}, source_format="cohere")
+    await b.chain(b.policy("tool_allowlist", {"allow_tools": ["a"]})).pre_request(request, Run())
+    assert msgspec.json.decode(request.body)["tools"] == tools[:1]

@@ -14,7 +14,8 @@ import msgspec
 from trustgate.formats import json as fj
 from trustgate.formats.errors import DecodeError
 from trustgate.policies.bodies import asks_for_stream
-from trustgate.policies.dialects import Slot, format_of, joined
+from trustgate.policies.conversation import Slot, joined
+from trustgate.policies.dialects import format_of
 from trustgate.policies.model import PolicyRequest
 from trustgate.policies.texts import prompt_of
 

@@ -16,7 +16,7 @@ from trustgate.policies.bedrock_guardrail_settings import (
     Settings,
     check,
 )
-from trustgate.policies.dialects import Slot, joined
+from trustgate.policies.conversation import Slot, joined
 from trustgate.policies.model import Effect, Mark, PolicyRequest, PolicyResponse, Run, reject, stop
 from trustgate.policies.plugin import REQUEST_BODY, RESPONSE_BODY, Binding, Plugin, PolicyError
 from trustgate.policies.texts import answer_of, prompt_of

@@ -13,7 +13,8 @@ import msgspec
 
 from trustgate.limits import Charge, Op, Peek, Peeked, Window
 from trustgate.policies.bodies import asks_for_stream
-from trustgate.policies.dialects import Call, Prompt, refuse_calls
+from trustgate.policies.conversation import Call, Prompt
+from trustgate.policies.dialects import refuse_calls
 from trustgate.policies.durations import SECOND, parse_duration, quote
 from trustgate.policies.globs import tool_pattern
 from trustgate.policies.model import (

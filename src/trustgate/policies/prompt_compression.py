@@ -14,7 +14,8 @@ import msgspec
 
 from trustgate.formats import json as fj
 from trustgate.formats.errors import DecodeError
-from trustgate.policies.dialects import ANTHROPIC, OPENAI, Prompt, Slot, format_of, read_prompt
+from trustgate.policies.conversation import Prompt, Slot
+from trustgate.policies.dialects import ANTHROPIC, OPENAI, format_of, read_prompt
 from trustgate.policies.model import Effect, Headers, Mark, PolicyRequest, Run
 from trustgate.policies.plugin import REQUEST_BODY, Binding, Plugin
 from trustgate.policies.prompt_compression_settings import PREFIX, Settings, check

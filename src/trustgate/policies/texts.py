@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from trustgate.policies.dialects import Answer, Prompt, format_of, read_answer, read_prompt
+from trustgate.policies.conversation import Answer, Prompt
+from trustgate.policies.dialects import format_of, read_answer, read_prompt
 from trustgate.policies.model import PolicyRequest
 
 

@@ -12,7 +12,7 @@ import msgspec
 
 from trustgate.formats import json as fj
 from trustgate.formats.errors import DecodeError
-from trustgate.policies.dialects import ANTHROPIC, CHAT_FORMATS, GOOGLE, OPENAI, RESPONSES, format_of
+from trustgate.policies.dialects import ANTHROPIC, CHAT_FORMATS, COHERE, GOOGLE, OPENAI, RESPONSES, format_of
 from trustgate.policies.model import PolicyRequest
 
 EMPTY_SCHEMA: dict[str, Any] = {"type": "object", "properties": {}}
@@ -79,7 +79,7 @@ def _read(format_: str, entry: dict[str, Any]) -> list[Tool]:
     if format_ == GOOGLE:
         found = entry.get("functionDeclarations", entry.get("function_declarations"))
         return [_tool(declaration, declaration, "parameters") for declaration in _entries(found)]
-    if format_ == OPENAI:
+    if format_ in (OPENAI, COHERE):
         function = entry.get("function")
         return [_tool(function, entry, "parameters")] if isinstance(function, dict) else []
     if format_ == ANTHROPIC:

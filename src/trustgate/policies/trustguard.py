@@ -10,7 +10,8 @@ import structlog
 
 from trustgate.policies import trustguard_masking as masking
 from trustgate.policies import trustguard_payload as payloads
-from trustgate.policies.dialects import Call, format_of
+from trustgate.policies.conversation import Call
+from trustgate.policies.dialects import format_of
 from trustgate.policies.model import Effect, Headers, Mark, PolicyRequest, PolicyResponse, Run, reject, stop
 from trustgate.policies.plugin import REQUEST_BODY, RESPONSE_BODY, Binding, HttpReply, Plugin, PolicyError
 from trustgate.policies.reassembly import reassemble

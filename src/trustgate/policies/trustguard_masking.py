@@ -6,7 +6,7 @@ from typing import Any
 
 from trustgate.formats import json as fj
 from trustgate.formats.errors import DecodeError
-from trustgate.policies.dialects import Answer, Prompt, Slot
+from trustgate.policies.conversation import Answer, Prompt, Slot
 from trustgate.policies.trustguard_payload import leaves, mcp_texts
 
 NO_PAYLOAD = "transform_no_payload"

@@ -10,7 +10,7 @@ import msgspec
 
 from trustgate.formats import json as fj
 from trustgate.formats.errors import DecodeError
-from trustgate.policies.dialects import Call, Prompt
+from trustgate.policies.conversation import Call, Prompt
 from trustgate.policies.model import PolicyRequest
 from trustgate.policies.texts import prompt_text
 from trustgate.policies.tools import Tool
