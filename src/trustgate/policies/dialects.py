@@ -67,7 +67,7 @@ def _add_text(answer: Answer, text: str) -> None:
     """Give an answer that has no text one."""
     tree = answer.tree
     if answer.format == OPENAI:
-        next(objects(tree["choices"]))["message"]["content"] = text
+        first_of(tree["choices"], "message")["content"] = text
     elif answer.format == ANTHROPIC:
         tree["content"].append({"type": "text", "text": text})
     elif answer.format == RESPONSES:
@@ -77,7 +77,12 @@ def _add_text(answer: Answer, text: str) -> None:
         message = tree["message"]
         message["content"] = [*objects(message.get("content")), {"type": "text", "text": text}]
     else:
-        next(objects(tree["candidates"]))["content"].setdefault("parts", []).append({"text": text})
+        first_of(tree["candidates"], "content").setdefault("parts", []).append({"text": text})
+
+
+def first_of(items: Any, key: str) -> Tree:
+    """The first object under `key` of a list of objects; calls were found in one."""
+    return next(item[key] for item in objects(items) if isinstance(item.get(key), dict))
 
 
 def read_prompt(format_: str, body: bytes) -> Prompt | None:

@@ -41,11 +41,10 @@ def offered_tools(request: PolicyRequest) -> list[Tool] | None:
         return None
     try:
         tools = fj.decode_with(_decode, request.body).tools
+        entries = _entries(fj.tree(tools)) if tools else []
     except DecodeError:
         return None
-    if not tools:
-        return []
-    return [tool for entry in _entries(fj.tree(tools)) for tool in _read(format_, entry)]
+    return [tool for entry in entries for tool in _read(format_, entry)]
 
 
 def with_tools(request: PolicyRequest, tools: list[Tool]) -> bytes:

@@ -1,0 +1,57 @@
+"""Members of a JSON body: read, and changed without touching the rest."""
+
+from __future__ import annotations
+
+import pytest
+
+from trustgate.formats import json as fjson
+from trustgate.formats.errors import DecodeError, NotAnObject
+
+
+def test_members_are_edited_without_touching_literals_order_or_escapes() -> None:
+    body = b'{ "big" : 12345678901234567890, "f": 1.10, "s":"\\u00e9 a b", "m": {"x": [1.0, 2e3]} }'
+    assert fjson.set_members(body, {"f": 2, "new": fjson.Raw(b"1.50")}) == (
+        b'{"big":12345678901234567890,"f":2,"s":"\\u00e9 a b","m":{"x":[1.0,2e3]},"new":1.50}'
+    )
+    assert fjson.remove_members(body, ["zz"]) is body
+    assert fjson.remove_members(body, ["m", "s"]) == b'{"big":12345678901234567890,"f":1.10}'
+    assert bytes(fjson.read_member(body, "f") or b"") == b"1.10" and fjson.read_member(body, "none") is None
+
+
+HALVES = [
+    (b'{"a":"x\\ud83d y"}', "x\ufffd y"),
+    (b'{"a":"\\uDE00"}', "\ufffd"),
+    (b'{"a":"\\ud83d\\ud83d\\ude00\\ude00"}', "\ufffd\U0001f600\ufffd"),
+    (b'{"a":"\\\\\\ud83d"}', "\\\ufffd"),
+    (b'{"a":"\\\\ud83d"}', "\\ud83d"),
+]
+
+
+@pytest.mark.parametrize(("body", "wanted"), HALVES)
+def test_half_a_surrogate_pair_is_read_as_the_replacement_character(body: bytes, wanted: str) -> None:
+    assert fjson.tree(body) == {"a": wanted}
+    assert fjson.read_string(body, "a") == wanted
+    assert fjson.tree(fjson.set_members(body, {"b": 1})) == {"a": wanted, "b": 1}
+    assert fjson.tree(fjson.compact(body)) == {"a": wanted}
+
+
+def test_texts_of_nothing_but_halves_cost_little_time_and_are_refused() -> None:
+    with pytest.raises(DecodeError):
+        fjson.members(b'{"a":"' + b"\\ud800" * 100_000 + b'"}')
+
+
+def test_the_last_of_equal_keys_counts() -> None:
+    assert fjson.set_members(b'{"a":1,"a":2}', {"b": 3}) == b'{"a":2,"b":3}'
+
+
+@pytest.mark.parametrize("body", [b"[]", b"1", b"null", b'"x"'])
+def test_what_is_no_object_has_no_members(body: bytes) -> None:
+    with pytest.raises(NotAnObject):
+        fjson.set_members(body, {"a": 1})
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b'{"a":' + b"[" * 100000, b'{"a":"\xff"} x', b'{"a":01}', b"{'a':1}"])
+def test_malformed_json_is_a_decode_error(body: bytes) -> None:
+    for call in (fjson.members, fjson.tree, fjson.compact):
+        with pytest.raises(DecodeError):
+            call(body)
