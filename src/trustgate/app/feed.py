@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import os
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]
 
+ASK_S = 2.0
+
 log = structlog.get_logger("trustgate.sync")
 
 
@@ -60,11 +62,17 @@ async def serving_feed(parts: Parts, follower: Follower, views: Views, stop: tri
     """Serve the feed for the time of the block; all `Sync` calls end when `stop` is set.
 
     An address that is taken is told, and the process goes on without the feed: several planes may run on one host with
-    the same environment. Raises ConfigurationError for certificates that cannot be used.
+    the same environment. A process with all planes (`all`) serves it only where somebody can read it: it costs memory.
+    Raises ConfigurationError for certificates that cannot be used.
     """
+    sync, tokens = parts.settings.config_sync, tokens_of(parts.settings)
+    if not tokens.configured and "mcp" in parts.planes:
+        log.info("the config-sync feed is not served: nobody could read it", key="CONFIG_SYNC_TOKEN")
+        parts.metrics.add(planes_gauge(int))
+        yield
+        return
     from trustgate.sync.server import CannotListen, ServerConfig, serving  # loads grpcio
 
-    sync, tokens = parts.settings.config_sync, tokens_of(parts.settings)
     if not tokens.configured:
         log.warning("config-sync auth is not configured: data planes without a database are refused",
                     key="CONFIG_SYNC_TOKEN")  # fmt: skip
@@ -77,13 +85,7 @@ async def serving_feed(parts: Parts, follower: Follower, views: Views, stop: tri
         keepalive_timeout_s=sync.keepalive_timeout_s,
     )
     connections = Connections(parts.store)
-    parts.metrics.add(
-        Gauge(
-            "trustgate_config_sync_planes",
-            "Data planes without a database that are connected to this control plane.",
-            lambda: [((), len(connections))],
-        )
-    )
+    parts.metrics.add(planes_gauge(lambda: len(connections)))
     async with AsyncExitStack() as stack:
         background = await stack.enter_async_context(trio.open_nursery())
         stack.callback(background.cancel_scope.cancel)
@@ -111,6 +113,14 @@ async def serving_feed(parts: Parts, follower: Follower, views: Views, stop: tri
         await compiling.start(dispatcher.run)
         compiling.start_soon(end_with, stop, server.close)
         yield
+
+
+def planes_gauge(count: Callable[[], int]) -> Gauge:
+    return Gauge(
+        "trustgate_config_sync_planes",
+        "Data planes without a database that are connected to this control plane.",
+        lambda: [((), count())],
+    )
 
 
 async def end_with(stop: trio.Event, end: Callable[[], None]) -> None:
@@ -170,6 +180,8 @@ async def fed(parts: Parts, views: Views) -> AsyncIterator[DataPlane]:
 
     sync = parts.settings.config_sync
     views.reveal = no_secrets
+    if "mcp" in parts.planes:
+        await warn_of_forgetting(parts.shared.redis)
     kept = LastKnownGood(sync.lkg_path, base64.b64decode(sync.lkg_key))
     plane = DataPlane(kept, views.on_state, parts.models.take_over, sync.max_staleness_s)
     await plane.restore()
@@ -188,3 +200,31 @@ async def fed(parts: Parts, views: Views) -> AsyncIterator[DataPlane]:
     )
     async with plane.following(config):
         yield plane
+
+
+async def warn_of_forgetting(redis: Any) -> None:
+    """Users' linked accounts live in Redis here: tell of one that may lose them (spec 06 §16)."""
+    if redis is None:
+        log.warning("accounts that users link end with this process: there is no Redis", key="REDIS_HOST")
+        return
+    try:
+        with trio.fail_after(ASK_S):
+            found = await redis.config_get(["maxmemory-policy", "appendonly", "save"])
+    except Exception as error:  # managed servers may refuse to tell
+        log.info("redis does not tell whether it keeps what it is given", error=str(error) or type(error).__name__)
+        return
+    for reason in forgetting({text(name): text(value) for name, value in found.items()}):
+        log.warning("redis may lose the accounts that users link", reason=reason)
+
+
+def forgetting(configuration: Mapping[str, str]) -> list[str]:
+    """Why a Redis of that configuration may lose keys without an expiry."""
+    policy = configuration.get("maxmemory-policy", "")
+    reasons = [f"maxmemory-policy is {policy}"] if policy.startswith("allkeys-") else []
+    if configuration.get("appendonly", "yes") == "no" and not configuration.get("save", "3600 1").strip():
+        reasons.append("neither AOF nor RDB is on")
+    return reasons
+
+
+def text(value: str | bytes) -> str:
+    return value.decode() if isinstance(value, bytes) else value
