@@ -302,6 +302,7 @@ def test_the_feed_over_tls(tmp_path: pathlib.Path, upstream: FaultyUpstream) -> 
             until(lambda: good.chat(demo)[0] == 200)
             until(lambda: "the feed is interrupted" in name.log and "the feed is interrupted" in ca.log)
             assert (name.readiness()[0], ca.readiness()[0]) == (503, 503)
+            assert all(line.startswith("{") for line in (name.log + ca.log).splitlines())
 
 
 def test_an_mcp_plane_without_a_database_answers_tools(tmp_path: pathlib.Path, upstream: FaultyUpstream) -> None:

@@ -41,6 +41,11 @@ ASK_S = 2.0
 log = structlog.get_logger("trustgate.sync")
 
 
+def quiet_library() -> None:
+    """Before grpcio is loaded: what it would print to stderr beside our log, calls tell as well."""
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+
+
 # The control plane
 
 
@@ -71,6 +76,7 @@ async def serving_feed(parts: Parts, follower: Follower, views: Views, stop: tri
         parts.metrics.add(planes_gauge(int))
         yield
         return
+    quiet_library()
     from trustgate.sync.server import CannotListen, ServerConfig, serving  # loads grpcio
 
     if not tokens.configured:
@@ -175,6 +181,7 @@ async def fed(parts: Parts, views: Views) -> AsyncIterator[DataPlane]:
 
     It serves what is on disk from the first moment on.
     """
+    quiet_library()
     from trustgate.sync.client import ClientConfig  # loads grpcio
     from trustgate.sync.plane import DataPlane
 
