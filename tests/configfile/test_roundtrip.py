@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from msgspec.structs import replace
 
+from tests.configfile.difference import diff
 from tests.domain.test_properties import CAPS, GATEWAYS, META, peopled
 from tests.domain.world import World, convert, uid
 from trustgate.commands.configure import yaml_of
@@ -21,7 +22,6 @@ from trustgate.configfile.reading import FileError, read
 from trustgate.domain import commands as cmd
 from trustgate.domain import inputs, secrets
 from trustgate.domain.decision import Context
-from trustgate.domain.difference import diff
 from trustgate.domain.directory import DirectoryState
 from trustgate.domain.entities import GatewayState
 from trustgate.domain.errors import DomainError

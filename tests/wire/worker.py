@@ -7,7 +7,7 @@ from pathlib import Path
 
 import trio
 
-from trustgate.wire.listeners import open_listeners
+from trustgate.app.listeners import bind, listening
 from trustgate.wire.server import Server, ServerConfig
 from trustgate.wire.workers import supervisor_gone, worker_number
 
@@ -36,7 +36,7 @@ async def main(port: int) -> None:
 
             nursery.start_soon(drain_on_signal)
             nursery.start_soon(drain_when_orphaned)
-            await server.serve(await open_listeners(port, "127.0.0.1", reuse_port=True))
+            await server.serve(listening(bind(port, shared=True)))
             nursery.cancel_scope.cancel()
 
 

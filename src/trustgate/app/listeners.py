@@ -70,6 +70,13 @@ def bound(family: socket.AddressFamily, host: str, port: int, shared: bool) -> s
     return sock
 
 
+def listening(sockets: list[socket.socket], backlog: int = BACKLOG) -> list[trio.SocketListener]:
+    """Bound sockets, which accept connections from now on."""
+    for sock in sockets:
+        sock.listen(backlog)
+    return [trio.SocketListener(trio.socket.from_stdlib_socket(sock)) for sock in sockets]
+
+
 async def leave(stop: trio.Event, settings: Settings, readiness: Readiness) -> None:
     """Wait for the signal, tell `/readyz`, and give load balancers the drain delay to notice."""
     await stop.wait()
@@ -108,12 +115,9 @@ def wire_server(
     async def serve(task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         server = Server(app, server_config(settings))
         watch(server, name)
-        listeners: list[trio.SocketListener] = []
-        for sock in sockets:
-            sock.listen(BACKLOG)
-            listeners.append(trio.SocketListener(trio.socket.from_stdlib_socket(sock)))
+        found = listening(sockets)
         async with trio.open_nursery() as nursery:
-            await nursery.start(lambda task_status: server.serve(listeners, task_status=task_status))
+            await nursery.start(lambda task_status: server.serve(found, task_status=task_status))
             log.info("HTTP server starting", server=name, addr=address(sockets))
             task_status.started()
             await leave(stop, settings, readiness)

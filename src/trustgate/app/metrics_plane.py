@@ -86,11 +86,7 @@ async def serve_metrics(places_: Sequence[Place], gather: Gather, stop: trio.Eve
 
 async def _serve(sockets: list[Any], app: MetricsApp) -> None:
     server = Server(app, ServerConfig(max_connections=64, max_body_bytes=1024, drain_timeout_s=1.0))
-    found: list[trio.SocketListener] = []
-    for sock in sockets:
-        sock.listen(64)
-        found.append(trio.SocketListener(trio.socket.from_stdlib_socket(sock)))
-    await server.serve(found)
+    await server.serve(listeners.listening(sockets, 64))
 
 
 class MetricsApp:

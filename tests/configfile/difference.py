@@ -1,7 +1,4 @@
-"""What changed between two states of a gateway, member by member, for audit and time travel.
-
-What lives here: a pure comparison. Secrets show as references (with mask and fingerprint), never in clear.
-"""
+"""What differs between two states of a gateway, member by member."""
 
 from __future__ import annotations
 
