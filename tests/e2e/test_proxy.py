@@ -7,17 +7,19 @@ import functools
 import gzip
 import http.client
 import json
+import pathlib
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
-from tests.e2e.installation import Demo, Installation
+from tests.e2e.installation import Demo, Installation, installed
 from tests.e2e.test_faults import Answer, single
 from tests.e2e.upstream import FaultyUpstream
 
 CHAT = "/v1/chat/completions"
+PING = b'{"jsonrpc":"2.0","id":1,"method":"ping"}'
 BODY = b'{"model":"m","messages":[{"role":"user","content":"Hi"}]}'
 SECURITY = {
     "x-content-type-options": "nosniff",
@@ -51,10 +53,11 @@ def send(
     method: str = "POST",
     body: bytes | None = BODY,
     keep: bool = True,
+    at: str = "",
     **headers: str | None,
 ) -> Answer:
     """A request below the consumer's slug (a path that begins with `!` is taken as it is)."""
-    where = urlsplit(demo.url)
+    where = urlsplit(at or demo.url)
     given: dict[str, Any] = (demo.headers if keep else {}) | {
         name.replace("_", "-"): value for name, value in headers.items()
     }
@@ -339,3 +342,31 @@ def test_the_plan_counts_every_authenticated_request(installation: Installation,
     assert refused.json["message"] == f"Request blocked: monthly request quota exceeded. Retry after {wait}s."
     assert (refused.status, refused.json["limit"], refused.headers["x-ratelimit-reason"]) == (429, 3, "quota")
     assert len(upstream.requests("ok")) == 2
+
+
+def test_a_trusted_proxy_names_the_client_of_a_key_that_is_bound_to_networks(
+    tmp_path: pathlib.Path, upstream: FaultyUpstream
+) -> None:
+    with installed(tmp_path, "all", TRUSTED_PROXY_CIDRS="127.0.0.1,10.9.0.0/16") as running:
+        demo = single(running, upstream, "ok")
+        (auth,) = running.call("GET", f"{demo.base}/auths")["items"]
+        running.call("PUT", f"{demo.base}/auths/{auth['id']}", {"allowed_cidrs": ["10.0.0.0/8"]})
+        named = {"10.1.1.1": 200, "11.0.0.1": 401, "10.1.1.1, 11.0.0.1": 401, "11.0.0.1, 10.1.1.1, 10.9.0.1": 200}
+        for address, status in named.items():
+            assert send(demo, X_Forwarded_For=address).status == status, address
+        assert send(demo).status == 401, "the proxy itself is in none of them"
+        agent = running.call("POST", f"{demo.base}/consumers", {"name": "agent", "type": "MCP"})
+        running.call("POST", f"{demo.base}/consumers/{agent['id']}/auths/{auth['id']}")
+        for address, status in named.items():
+            target = f"!/{agent['slug']}/mcp"
+            ping = send(
+                demo, target, body=PING, at=running.mcp, X_Forwarded_For=address, Content_Type="application/json"
+            )
+            assert ping.status == status, address
+
+
+def test_nobody_is_trusted_to_name_clients_by_default(installation: Installation, upstream: FaultyUpstream) -> None:
+    demo = single(installation, upstream, "ok")
+    (auth,) = installation.call("GET", f"{demo.base}/auths")["items"]
+    installation.call("PUT", f"{demo.base}/auths/{auth['id']}", {"allowed_cidrs": ["10.0.0.0/8"]})
+    assert send(demo, X_Forwarded_For="10.1.1.1").status == 401

@@ -9,7 +9,6 @@ any case, 401 before 404 under one prefix) is `routes.find`.
 
 from __future__ import annotations
 
-import ipaddress
 import time
 import traceback
 from collections.abc import Mapping
@@ -30,7 +29,7 @@ from trustgate.admin.access import admit, read_as_of
 from trustgate.admin.answers import Error
 from trustgate.admin.bodies import BodyTooLarge
 from trustgate.admin.connection import Connection, as_request
-from trustgate.admin.envelope import CORS, client_address, common_headers, request_id
+from trustgate.admin.envelope import CORS, common_headers, request_id
 from trustgate.admin.errors import UpstreamUnavailable
 from trustgate.admin.exchange import Answer, Call, ControlPlane, json_answer, text_answer
 from trustgate.admin.lists import Query
@@ -39,6 +38,7 @@ from trustgate.admin.rendering import GatewayRenderer
 from trustgate.admin.services import AdminServices
 from trustgate.admin.tokens import Authenticator, Identity
 from trustgate.domain.errors import DomainError
+from trustgate.wire.clients import client_address, networks
 
 log = structlog.get_logger()
 
@@ -67,7 +67,7 @@ class AdminApp(QuartTrio):
         self._services = services
         self._authenticator = Authenticator(settings)
         self._cors = CORS(settings.cors)
-        self._trusted = [ipaddress.ip_network(network, strict=False) for network in settings.trusted_proxies]
+        self._trusted = networks(settings.trusted_proxies)
         self._render_gateway = GatewayRenderer(settings.version, settings.gateway_base_domain, settings.mcp_base_domain)
         if settings.cors.allow_credentials and "*" in settings.cors.allow_origins:
             log.warning("CORS credentials are off: they can't be combined with any origin")
@@ -150,7 +150,7 @@ class AdminApp(QuartTrio):
                 request_id=identifier,
                 identity=identity or NOBODY,
                 params=params,
-                address=client_address(request.remote_addr or "", headers, self._trusted),
+                address=client_address(request.remote_addr or "", headers.get("x-forwarded-for", ""), self._trusted),
                 state=state,
             )
         )

@@ -5,14 +5,11 @@ What lives here: header computation from the request's headers and the settings;
 
 from __future__ import annotations
 
-import ipaddress
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from trustgate.admin.exchange import Answer, header_text
 from trustgate.admin.services import CORSSettings
-
-Networks = Sequence[ipaddress.IPv4Network | ipaddress.IPv6Network]
 
 SECURITY_HEADERS = (
     ("X-Content-Type-Options", "nosniff"),
@@ -22,23 +19,6 @@ SECURITY_HEADERS = (
     ("Cross-Origin-Resource-Policy", "same-site"),
 )
 TRANSPORT_SECURITY = ("Strict-Transport-Security", "max-age=31536000; includeSubDomains")
-
-
-def client_address(peer: str, headers: Mapping[str, str], trusted: Networks) -> str:
-    """Where a request comes from: the last address in `X-Forwarded-For` that no trusted proxy has, else the peer."""
-    hops = [hop.strip() for hop in headers.get("x-forwarded-for", "").split(",") if hop.strip()]
-    address = peer
-    while hops and _within(address, trusted):
-        address = hops.pop()
-    return address[:64]
-
-
-def _within(address: str, networks: Networks) -> bool:
-    try:
-        parsed = ipaddress.ip_address(address)
-    except ValueError:
-        return False
-    return any(parsed in network for network in networks)
 
 
 def request_id(headers: Mapping[str, str]) -> str:

@@ -33,6 +33,7 @@ from trustgate.policies.engine import compile_chain
 from trustgate.providers.guard import is_public
 from trustgate.settings import Settings
 from trustgate.wire.client import Pool
+from trustgate.wire.clients import networks
 
 
 def mcp_config(settings: Settings) -> McpConfig:
@@ -133,6 +134,7 @@ async def open_mcp(
                     attendances=attendances,
                     cors=mcp_cors(settings),
                     allowed_hosts=allowed_hosts(settings),
+                    trusted_proxies=networks(settings.server.trusted_proxies),
                     now=time.time,
                 )
             )

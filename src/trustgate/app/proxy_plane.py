@@ -29,6 +29,7 @@ from trustgate.proxy.session import Sessions
 from trustgate.settings import Settings
 from trustgate.view.model import RegistryView
 from trustgate.wire.client import Deadlines, Origin
+from trustgate.wire.clients import networks
 
 SETTLE_S = 10.0
 """How long a stop waits for the late policies of requests that were answered."""
@@ -49,6 +50,7 @@ def proxy_config(settings: Settings) -> ProxyConfig:
         retry_after_max_s=upstream.retry_after_max_s,
         max_body_bytes=settings.server.max_body_bytes,
         forward_headers=frozenset(name.lower().encode() for name in upstream.forward_headers),
+        trusted_proxies=networks(settings.server.trusted_proxies),
         plan_limit=upstream.plan_rate_limit_enabled,
         telemetry=settings.telemetry.enabled,
     )

@@ -62,11 +62,18 @@ def presented_key(headers: Headers) -> str:
 
 
 async def authenticate(
-    view: GatewayView, consumer: ConsumerView, headers: Headers, services: IdentityServices, peer_ip: str = ""
+    view: GatewayView,
+    consumer: ConsumerView,
+    headers: Headers,
+    services: IdentityServices,
+    peer_ip: str = "",
+    client_ip: str = "",
 ) -> Principal:
     """Who calls this consumer. Raises AuthError; a 401 becomes 403 when the key presented is another consumer's.
 
-    A client certificate counts where nothing else is presented (an addition: the contract knows none on this plane).
+    `peer_ip` decides whose forwarded certificate is believed; `client_ip`, the same unless a trusted proxy names
+    another, is where keys bound to networks are used from. A client certificate counts where nothing else is presented
+    (an addition: the contract knows none on this plane).
     """
     try:
         playground = headers.get(b"x-ag-playground-token")
@@ -74,7 +81,7 @@ async def authenticate(
             return check_playground(playground.decode("latin-1"), view, consumer, services)
         key = presented_key(headers)
         if key:
-            return check_api_key(key, consumer, services, peer_ip)
+            return check_api_key(key, consumer, services, client_ip or peer_ip)
         authorization = headers.get(b"authorization", b"").decode("latin-1").strip()
         if not authorization:
             certificate = mtls.presented(headers, peer_ip, services.xfcc_from) if consumer.auths.mtls else None
@@ -107,13 +114,13 @@ def known_key(consumer: ConsumerView, headers: Headers) -> Principal | None:
     return Principal(subject=auth.name, method="api_key", auth_id=auth.id)
 
 
-def check_api_key(key: str, consumer: ConsumerView, services: IdentityServices, peer_ip: str) -> Principal:
+def check_api_key(key: str, consumer: ConsumerView, services: IdentityServices, client_ip: str) -> Principal:
     if consumer.role_based:
         raise forbidden()
     known = consumer.auths.api_keys
     hashed = digest(key)
     auth = known.get(hashed)
-    if auth is not None and hmac.compare_digest(auth.key_hash, hashed) and keys.serves(auth, services.now(), peer_ip):
+    if auth is not None and hmac.compare_digest(auth.key_hash, hashed) and keys.serves(auth, services.now(), client_ip):
         return Principal(subject=auth.name, method="api_key", auth_id=auth.id)
     raise unauthenticated() if known else forbidden()
 

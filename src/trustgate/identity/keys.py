@@ -18,14 +18,14 @@ def expired(auth: Auth, now: float) -> bool:
     return auth.expires_at is not None and auth.expires_at.timestamp() <= now
 
 
-def serves(auth: Auth, now: float, peer_ip: str) -> bool:
+def serves(auth: Auth, now: float, client_ip: str) -> bool:
     """Whether a key may be used now, from this address. An address that can't be read is in no network."""
     if expired(auth, now):
         return False
     if not auth.allowed_cidrs:
         return True
     try:
-        address = ipaddress.ip_address(peer_ip)
+        address = ipaddress.ip_address(client_ip)
     except ValueError:
         return False
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:

@@ -48,6 +48,8 @@ class CallRequest(msgspec.Struct, frozen=True, kw_only=True):
     headers: Mapping[bytes, bytes]
     path: str
     peer_ip: str
+    client_ip: str
+    """The peer, unless a trusted proxy names another."""
     client_certificate: bytes | None
     base_url: str
 
@@ -113,19 +115,19 @@ async def _identify(services: McpIdentityServices, request: CallRequest, scope: 
     if authorization.startswith(BEARER):
         bearer = authorization[len(BEARER) :].strip()
         if bearer.startswith(KEY_PREFIX):
-            return by_key(bearer, services, scope, request.peer_ip)
+            return by_key(bearer, services, scope, request.client_ip)
         if bearer:
             return await by_bearer(bearer.decode("latin-1"), services, scope, request.path)
     key = headers.get(b"x-ag-api-key") or headers.get(b"x-api-key")
     if not key:
         raise Refused("no credential")
-    return by_key(key, services, scope, request.peer_ip)
+    return by_key(key, services, scope, request.client_ip)
 
 
 # API keys
 
 
-def by_key(key: bytes, services: McpIdentityServices, scope: Scope | None, peer_ip: str) -> Caller:
+def by_key(key: bytes, services: McpIdentityServices, scope: Scope | None, client_ip: str) -> Caller:
     """A key attached to the addressed consumer; without a known consumer, any key of the installation."""
     hashed = digest(key.decode("latin-1"))
     if scope is not None:
@@ -133,16 +135,16 @@ def by_key(key: bytes, services: McpIdentityServices, scope: Scope | None, peer_
         auth = consumer.auths.api_keys.get(hashed)
         if auth is None or not hmac.compare_digest(auth.key_hash, hashed):
             raise Refused("unknown key")
-        return key_caller(auth, view, services, peer_ip)
+        return key_caller(auth, view, services, client_ip)
     for view in services.directory.views():
         auth_id = view.api_key_digests.get(hashed)
         if auth_id is not None:
-            return key_caller(view.state.auths[auth_id], view, services, peer_ip)
+            return key_caller(view.state.auths[auth_id], view, services, client_ip)
     raise Refused("unknown key")
 
 
-def key_caller(auth: Auth, view: GatewayView, services: McpIdentityServices, peer_ip: str) -> Caller:
-    if not serves(auth, services.now(), peer_ip):
+def key_caller(auth: Auth, view: GatewayView, services: McpIdentityServices, client_ip: str) -> Caller:
+    if not serves(auth, services.now(), client_ip):
         raise Refused("key out of its time or networks")
     principal = Principal(subject=key_subject(auth, view), method="api_key", auth_id=auth.id)
     return Caller(principal=principal, auth_id=auth.id, view=view)

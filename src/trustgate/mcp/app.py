@@ -37,6 +37,7 @@ from trustgate.wire.asgi import (
     lifespan,
     read_body,
 )
+from trustgate.wire.clients import client_address, forwarded_for
 from trustgate.wire.ids import current_trace
 from trustgate.wire.response_head import HeaderBlock
 from trustgate.wire.tls import peer_certificate
@@ -66,9 +67,9 @@ class McpApp:
             return
         exchange = Exchange(method, path, scope["headers"], b"", (scope.get("client") or ("",))[0])
         scheme = "https" if scope.get("scheme") == "https" else "http"
-        exchange.base_url = self._services.base_urls.of(
-            exchange.headers, exchange.header_map, exchange.client_ip, scheme
-        )
+        exchange.base_url = self._services.base_urls.of(exchange.headers, exchange.header_map, exchange.peer_ip, scheme)
+        if trusted := self._services.trusted_proxies:
+            exchange.client_ip = client_address(exchange.peer_ip, forwarded_for(exchange.headers), trusted)
         exchange.client_certificate = peer_certificate.get() if scheme == "https" else None
         exchange.secure = exchange.base_url.startswith("https:")
         allowed = self._services.allowed_hosts

@@ -73,6 +73,7 @@ class Exchange:
         "method",
         "own_id",
         "path",
+        "peer_ip",
         "reply",
         "request_id",
         "run",
@@ -96,7 +97,8 @@ class Exchange:
         for name, value in headers:
             self.header_map.setdefault(name, value)
         self.body = body
-        self.client_ip = client_ip
+        self.peer_ip = self.client_ip = client_ip
+        """The peer of the connection, and whom trusted proxies name in its place."""
         self.client_certificate: bytes | None = None
         """DER of the TLS peer's certificate, where the listener speaks TLS and asked for one."""
         self.started_at = time.perf_counter()

@@ -70,7 +70,8 @@ async def authenticate(exchange: Exchange, services: McpServices) -> Caller:
     request = CallRequest(
         headers=exchange.header_map,
         path=exchange.path,
-        peer_ip=exchange.client_ip,
+        peer_ip=exchange.peer_ip,
+        client_ip=exchange.client_ip,
         client_certificate=exchange.client_certificate,
         base_url=exchange.base_url,
     )

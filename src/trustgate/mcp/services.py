@@ -21,6 +21,7 @@ from trustgate.mcp.sessions import Sessions
 from trustgate.policies.cors import Cors
 from trustgate.view.gateway import Directory, GatewayView
 from trustgate.view.model import ConsumerView
+from trustgate.wire.clients import Networks
 
 Scope = tuple[GatewayView, ConsumerView]
 
@@ -87,4 +88,6 @@ class McpServices(msgspec.Struct, frozen=True, kw_only=True):
     attendances: Attendances
     cors: Cors | None
     allowed_hosts: AllowedHosts | None = None
+    trusted_proxies: Networks = ()
+    """Peers whose `X-Forwarded-For` names the client."""
     now: Callable[[], float]

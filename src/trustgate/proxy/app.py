@@ -22,6 +22,7 @@ from trustgate.proxy.exchange import Exchange, HeaderList, Reply
 from trustgate.proxy.guarding import after_answer, wire_headers
 from trustgate.proxy.services import ProxyServices
 from trustgate.wire.asgi import HSTS, JSON, SECURITY, SECURITY_BLOCK, Receive, Scope, Send, lifespan, read_body
+from trustgate.wire.clients import client_address, forwarded_for
 from trustgate.wire.ids import current_trace
 from trustgate.wire.response_head import HeaderBlock, header_lines
 
@@ -63,6 +64,8 @@ class ProxyApp:
         exchange = Exchange(
             scope["method"], path, scope["query_string"], scope["headers"], body, client[0] if client else ""
         )
+        if trusted := self._services.config.trusted_proxies:
+            exchange.client_ip = client_address(exchange.peer_ip, forwarded_for(exchange.headers), trusted)
         secure = scope.get("scheme") == "https"
         try:
             reply = await self._answer(exchange)

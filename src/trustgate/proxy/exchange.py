@@ -85,6 +85,7 @@ class Exchange:
         "overflowed",
         "path",
         "peeked",
+        "peer_ip",
         "picked",
         "plan",
         "policy_request",
@@ -134,7 +135,8 @@ class Exchange:
         """The body as received, after content decoding."""
         self.body = body
         """The body as routing and policies have made it."""
-        self.client_ip = client_ip
+        self.peer_ip = self.client_ip = client_ip
+        """The peer of the connection, and whom trusted proxies name in its place."""
         self.started_at = time.perf_counter()
         self.started_unix = time.time()
         self.ended_at = 0.0

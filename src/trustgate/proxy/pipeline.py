@@ -95,7 +95,7 @@ async def authenticate_late(exchange: Exchange, services: ProxyServices) -> None
     assert view is not None and consumer is not None
     try:
         exchange.principal = await authenticate(
-            view, consumer, exchange.header_map, services.identity, exchange.client_ip
+            view, consumer, exchange.header_map, services.identity, exchange.peer_ip, exchange.client_ip
         )
         return
     except AuthError as error:
@@ -108,7 +108,7 @@ async def authenticate_late(exchange: Exchange, services: ProxyServices) -> None
     exchange.view, exchange.consumer = newer, fresh
     try:
         exchange.principal = await authenticate(
-            newer, fresh, exchange.header_map, services.identity, exchange.client_ip
+            newer, fresh, exchange.header_map, services.identity, exchange.peer_ip, exchange.client_ip
         )
     except AuthError as error:
         raise Refusal(error.code, error.message, error.status) from None

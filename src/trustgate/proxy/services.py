@@ -20,6 +20,7 @@ from trustgate.proxy.runtime import Runtimes
 from trustgate.proxy.session import Sessions
 from trustgate.view.gateway import Directory
 from trustgate.wire.client import Deadlines, Pool
+from trustgate.wire.clients import Networks
 
 
 class ProxyConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,6 +42,8 @@ class ProxyConfig(msgspec.Struct, frozen=True, kw_only=True):
     max_body_bytes: int = 8 * 1024 * 1024
     forward_headers: frozenset[bytes] = frozenset()
     """Client headers that reach providers, of `forwarding.FORWARDABLE`."""
+    trusted_proxies: Networks = ()
+    """Peers whose `X-Forwarded-For` names the client."""
     plan_limit: bool = True
     telemetry: bool = True
 
