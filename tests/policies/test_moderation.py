@@ -229,3 +229,30 @@ async def test_content_safety_that_fails_is_a_backend_error_or_passes(trouble: s
     assert run.marks[0].extras is not None
     assert run.marks[0].extras["failed_open"] is True
     assert (outcome and outcome.rendered()[2]) == (b'{"error":"backend_error"}' if mode == "enforce" else None)
+
+
+NULLS = [
+    (
+        "openai_moderation",
+        {"api_key": "k", "thresholds": {"hate": 0.5}},
+        {"results": [None, {"flagged": None, "categories": None, "category_scores": {"hate": 0.9, "sexual": None}}]},
+    ),
+    (
+        "azure_content_safety",
+        {"api_key": "k", "category_severity": {"Hate": 2}},
+        {
+            "blocklistsMatch": None,
+            "categoriesAnalysis": [{"category": "Sexual", "severity": None}, {"category": "Hate", "severity": 4}],
+        },
+    ),
+]
+
+
+@pytest.mark.parametrize(("slug", "settings", "answer"), NULLS)
+async def test_nulls_in_an_answer_do_not_make_it_unreadable(slug: str, settings: Any, answer: Any) -> None:
+    async with guard_service() as guard:
+        guard.answer = lambda asked: Reply(answer)
+        services = b.make_services(http=guard.http, environment=environment(guard))
+        policy = b.policy(slug, {"endpoint": f"{guard.url}/an", **settings})
+        outcome = await b.chain(policy, services=services).pre_request(b.request(), Run())
+    assert outcome is not None and outcome.status == 403

@@ -493,3 +493,33 @@ async def test_a_block_on_mcp_has_a_body_for_the_error_data() -> None:
     assert outcome is not None
     assert (outcome.kind, outcome.status) == ("reject", 403)
     assert msgspec.json.decode(outcome.body or b"")["type"] == "trustguard_blocked"
+
+
+NULLS = [
+    # a verdict that writes out what it has no value for, its block's reason
+    ({"status": "block", "trace_id": None, "request_id": None, "findings": None, "transformed_payload": None}, None),
+    ({"status": "block", "findings": [None, FINDING | {"evidence": None}]}, "prompt_injection"),
+    ({"status": "block", "findings": [FINDING | {"source": None}]}, "prompt_injection"),
+    ({"status": "block", "findings": [FINDING | {"outcome": {"action": None}}]}, "prompt_injection"),
+    ({"status": "block", "findings": [{"source": {"gate_name": None}, "signal": {"confidence": None}}]}, None),
+]
+
+
+@pytest.mark.parametrize(("verdict", "reason"), NULLS)
+async def test_a_block_with_nulls_in_it_is_still_a_block(verdict: dict[str, Any], reason: str | None) -> None:
+    async with trustguard() as service:
+        service.verdict = Reply(verdict)
+        run = Run()
+        outcome = await service.chain().pre_request(b.request(), run)
+    assert outcome is not None and outcome.status == 403
+    assert msgspec.json.decode(outcome.rendered()[2]).get("reason") == reason
+    assert run.marks[0].decision == "block"
+
+
+async def test_nulls_inside_of_a_transformed_payload_are_kept() -> None:
+    async with trustguard() as service:
+        payload = {"params": {"name": "t", "arguments": {"a": None}}}
+        service.verdict = Reply({"status": "transform", "transformed_payload": payload})
+        request = b.mcp_request("t", {"a": "secret"})
+        assert await service.chain(type="MCP").pre_request(request, Run()) is None
+    assert msgspec.json.decode(request.body) == {"name": "t", "arguments": {"a": None}}

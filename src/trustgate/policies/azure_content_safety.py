@@ -16,6 +16,7 @@ from trustgate.policies.azure_content_safety_settings import (
 )
 from trustgate.policies.model import Effect, Mark, PolicyRequest, Run, reject
 from trustgate.policies.plugin import Binding, Plugin, PolicyError
+from trustgate.policies.replies import read_reply
 from trustgate.policies.texts import prompt_of, prompt_text
 
 TIMEOUT_S = 10.0
@@ -87,10 +88,7 @@ class AzureContentSafety:
         reply = await self._http(self._endpoint, self._headers, msgspec.json.encode(body), timeout_s=TIMEOUT_S)
         if not 200 <= reply.status < 300:
             raise PolicyError(f"content safety answered {reply.status}")
-        try:
-            found = msgspec.json.decode(reply.body, type=_Answer).categoriesAnalysis
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            raise PolicyError("content safety answered something that is not its JSON") from None
+        found = read_reply(reply, _Answer, "content safety").categoriesAnalysis
         return {analysis.category: analysis.severity for analysis in found}
 
 

@@ -19,6 +19,7 @@ from trustgate.policies.bedrock_guardrail_settings import (
 from trustgate.policies.conversation import Slot, joined
 from trustgate.policies.model import Effect, Mark, PolicyRequest, PolicyResponse, Run, reject, stop
 from trustgate.policies.plugin import REQUEST_BODY, RESPONSE_BODY, Binding, Plugin, PolicyError
+from trustgate.policies.replies import read_reply
 from trustgate.policies.texts import answer_of, prompt_of
 
 if TYPE_CHECKING:
@@ -180,10 +181,7 @@ class BedrockGuardrail:
         reply = await self._client.post(self._path, body)
         if not 200 <= reply.status < 300:
             raise PolicyError(f"guardrail answered {reply.status}")
-        try:
-            return msgspec.json.decode(reply.body, type=_Answer)
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            raise PolicyError("guardrail answered something that is not its JSON") from None
+        return read_reply(reply, _Answer, "guardrail")
 
     def _judge(self, answer: _Answer, mark: Mark, extras: dict[str, Any]) -> tuple[Effect | None, str | None]:
         found = findings(answer.assessments or [])

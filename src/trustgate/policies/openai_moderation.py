@@ -9,6 +9,7 @@ import msgspec
 from trustgate.policies.model import Effect, Mark, PolicyRequest, PolicyResponse, Run, reject
 from trustgate.policies.openai_moderation_settings import DEFAULT_MESSAGE, DEFAULT_MODEL, Settings, check
 from trustgate.policies.plugin import Binding, Plugin, PolicyError
+from trustgate.policies.replies import read_reply
 from trustgate.policies.texts import answer_of, prompt_of, prompt_text
 
 UNAVAILABLE = {"error": {"type": "moderation_unavailable", "message": "content moderation is temporarily unavailable"}}
@@ -16,8 +17,8 @@ UNAVAILABLE = {"error": {"type": "moderation_unavailable", "message": "content m
 
 class _Result(msgspec.Struct):
     flagged: bool = False
-    categories: dict[str, bool | None] = {}
-    category_scores: dict[str, float | None] = {}
+    categories: dict[str, bool] = {}
+    category_scores: dict[str, float] = {}
 
 
 class _Answer(msgspec.Struct):
@@ -74,19 +75,16 @@ class OpenAIModeration:
         reply = await self._http(self._url, self._headers, body, timeout_s=self._timeout_s)
         if not 200 <= reply.status < 300:
             raise PolicyError(f"moderation answered {reply.status}")
-        try:
-            return msgspec.json.decode(reply.body, type=_Answer).results
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            raise PolicyError("moderation answered something that is not its JSON") from None
+        return read_reply(reply, _Answer, "moderation").results
 
     def _judge(self, results: list[_Result], mark: Mark, extras: dict[str, Any]) -> Effect | None:
         scores: dict[str, float] = {}
         flags: dict[str, bool] = {}
         for result in results:
             for category, score in result.category_scores.items():
-                scores[category] = max(scores.get(category, 0.0), score or 0.0)
+                scores[category] = max(scores.get(category, 0.0), score)
             for category, flag in result.categories.items():
-                flags[category] = flags.get(category, False) or bool(flag)
+                flags[category] = flags.get(category, False) or flag
         chosen = set(self._settings.categories)
         evaluated = sorted(name for name in scores.keys() | flags.keys() if not chosen or name in chosen)
         violations = [found for name in evaluated if (found := self._violation(name, scores, flags)) is not None]

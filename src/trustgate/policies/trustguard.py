@@ -174,7 +174,7 @@ class TrustGuard:
         return reject(502, UNAVAILABLE, type="trustguard_error", body=body)
 
     def _judge(self, verdict: Verdict, mark: Mark, extras: dict[str, Any], apply: Apply) -> Effect | None:
-        findings = verdict.findings or []
+        findings = verdict.findings
         extras["status"] = verdict.status
         if verdict.trace_id:
             extras["trace_id"] = verdict.trace_id

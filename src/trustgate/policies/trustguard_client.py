@@ -14,6 +14,7 @@ import structlog
 import trio
 
 from trustgate.policies.plugin import Http, HttpReply, PolicyError, Services
+from trustgate.policies.replies import read_reply
 
 log = structlog.get_logger("trustgate.policies.trustguard")
 
@@ -55,7 +56,7 @@ class Verdict(msgspec.Struct):
 
     status: str = ""
     transformed_payload: Any = None
-    findings: list[Finding] | None = None
+    findings: list[Finding] = []
     trace_id: str = ""
     request_id: str = ""
 
@@ -104,10 +105,7 @@ class TokenSource:
             raise Unauthorized(f"token endpoint answered {reply.status}")
         if not 200 <= reply.status < 300:
             raise PolicyError(f"token endpoint answered {reply.status}")
-        try:
-            token = msgspec.json.decode(reply.body, type=_Token)
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            raise PolicyError("token endpoint answered something that is not its JSON") from None
+        token = read_reply(reply, _Token, "token endpoint")
         if not token.access_token:
             raise PolicyError("token endpoint answered without a token")
         self._token = token.access_token
@@ -159,7 +157,4 @@ class TrustGuardClient:
 
 def read_verdict(reply: HttpReply) -> Verdict:
     """The verdict of a 2xx answer; raises `PolicyError` when it is not one."""
-    try:
-        return msgspec.json.decode(reply.body, type=Verdict)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        raise PolicyError("TrustGuard answered something that is not its JSON") from None
+    return read_reply(reply, Verdict, "TrustGuard")
