@@ -6,7 +6,6 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
-from ipaddress import ip_network
 
 import msgspec
 import trio
@@ -94,7 +93,7 @@ async def open_mcp(
 ) -> AsyncIterator[McpApp]:
     """The MCP application; its background tasks live as long as the context."""
     settings = parts.settings
-    trusted = tuple(ip_network(block) for block in settings.mcp.trusted_proxies)
+    trusted = networks(settings.mcp.trusted_proxies)
     base_urls = BaseUrls(settings.mcp.public_base_url, trusted)
 
     async with (

@@ -10,7 +10,6 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from ipaddress import ip_network
 
 import httpx
 import msgspec
@@ -42,6 +41,7 @@ from trustgate.oauth.vault import Vault
 from trustgate.providers.guard import PublicOnly
 from trustgate.settings import Settings
 from trustgate.settings.secret_keys import STS_KEY_REDIS, load_rsa_key, new_sts_key_pem, pem_text
+from trustgate.wire.clients import networks
 from trustgate.wire.tls import client_tls
 
 STS_KEY = "sts:signing-key"
@@ -154,7 +154,7 @@ async def open_oauth(
     issuers = Issuers(directory, settings.server.mcp_base_domain, built_in)
     connect = Connect(directory=directory, state=state, vault=vault, servers=servers, outbound=outbound, now=parts.now)
     limit = settings.mcp_connect
-    trusted = tuple(ip_network(block) for block in limit.trusted_proxies)
+    trusted = networks(limit.trusted_proxies)
     secret = parts.secret_key.encode()
     try:
         yield OAuthParts(
@@ -166,7 +166,7 @@ async def open_oauth(
                 now=parts.now,
                 built_in=built_in,
                 leeway_s=settings.mcp.leeway_s,
-                xfcc_from=tuple(ip_network(block) for block in settings.server.trust_xfcc_from),
+                xfcc_from=networks(settings.server.trust_xfcc_from),
             ),
             credentials=UpstreamCredentials(
                 keys=keys,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from ipaddress import ip_network
 
 import trio
 
@@ -85,7 +84,7 @@ async def open_identity(
             introspector=introspector,
             secret_key=secret_key,
             now=now,
-            xfcc_from=tuple(ip_network(block) for block in xfcc_from),
+            xfcc_from=networks(xfcc_from),
         )
     finally:
         with trio.CancelScope(shield=True):

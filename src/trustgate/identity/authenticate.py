@@ -24,6 +24,7 @@ from trustgate.identity.roles import BadMapping, effective_roles
 from trustgate.identity.verify import Introspection, Introspector, text, texts, verify_token
 from trustgate.view.gateway import GatewayView
 from trustgate.view.model import ConsumerView
+from trustgate.wire.clients import Networks
 
 Headers = Mapping[bytes, bytes]
 """First value of each request header by lower-case name."""
@@ -38,7 +39,7 @@ class IdentityServices(msgspec.Struct, frozen=True, kw_only=True):
     introspector: Introspector
     secret_key: bytes
     now: Callable[[], float]
-    xfcc_from: mtls.Networks = ()
+    xfcc_from: Networks = ()
     """Peers whose forwarded client certificates are believed."""
 
 

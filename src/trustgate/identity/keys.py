@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import ipaddress
 from functools import lru_cache
 
 from trustgate.domain.entities import Auth
-from trustgate.identity.mtls import Networks
+from trustgate.wire.clients import Networks, address_of, networks, within
 
 
 def restricted(auth: Auth) -> bool:
@@ -22,17 +21,9 @@ def serves(auth: Auth, now: float, client_ip: str) -> bool:
     """Whether a key may be used now, from this address. An address that can't be read is in no network."""
     if expired(auth, now):
         return False
-    if not auth.allowed_cidrs:
-        return True
-    try:
-        address = ipaddress.ip_address(client_ip)
-    except ValueError:
-        return False
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-        address = address.ipv4_mapped
-    return any(address in network for network in networks(auth.allowed_cidrs))
+    return not auth.allowed_cidrs or within(address_of(client_ip), allowed(auth.allowed_cidrs))
 
 
 @lru_cache(maxsize=1024)
-def networks(cidrs: tuple[str, ...]) -> Networks:
-    return tuple(ipaddress.ip_network(cidr) for cidr in cidrs)
+def allowed(cidrs: tuple[str, ...]) -> Networks:
+    return networks(cidrs)

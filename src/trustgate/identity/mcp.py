@@ -23,6 +23,7 @@ from trustgate.identity.sts import SigningKeys
 from trustgate.identity.verify import Introspector, text, texts, verify_token
 from trustgate.view.gateway import Directory, GatewayView
 from trustgate.view.model import ConsumerView
+from trustgate.wire.clients import Networks
 
 BEARER = b"Bearer "
 KEY_PREFIX = b"ag_"
@@ -73,7 +74,7 @@ class McpIdentityServices(msgspec.Struct, frozen=True, kw_only=True):
     keys: SigningKeys
     now: Callable[[], float]
     built_in: Auth | None = None
-    xfcc_from: mtls.Networks = ()
+    xfcc_from: Networks = ()
     leeway_s: float = 0
 
 
@@ -158,7 +159,7 @@ def key_subject(auth: Auth, view: GatewayView) -> str:
 # Client certificates
 
 
-def presented_certificate(request: CallRequest, trusted: mtls.Networks) -> mtls.Certificate | None:
+def presented_certificate(request: CallRequest, trusted: Networks) -> mtls.Certificate | None:
     """The TLS peer's certificate, else one that a trusted peer forwards and that can be read."""
     if request.client_certificate is not None:
         return mtls.from_der(request.client_certificate)

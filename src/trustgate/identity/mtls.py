@@ -7,10 +7,10 @@ clients; then its names and fingerprint count. What must not live here: which pe
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
-from ipaddress import IPv4Network, IPv6Network, ip_address
+from ipaddress import ip_address
 from typing import Any
 from urllib.parse import unquote_plus
 
@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from trustgate.identity.jwt import Refused, strings
+from trustgate.wire.clients import Networks
 from trustgate.wire.tls import peer_certificate
 
 
@@ -55,9 +56,6 @@ def dns_names(certificate: x509.Certificate) -> tuple[str, ...]:
     except (x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
         raise ValueError("unreadable extensions") from error
     return tuple(names.get_values_for_type(x509.DNSName))
-
-
-Networks = Sequence[IPv4Network | IPv6Network]
 
 
 def forwarded(headers: Mapping[bytes, bytes], peer_ip: str, trusted: Networks) -> Certificate | None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from ipaddress import IPv4Network, IPv6Network, ip_address
+from ipaddress import ip_address
 
 from trustgate.view.paths import find, host_of, slug_of
+from trustgate.wire.clients import Networks
 
-Networks = tuple[IPv4Network | IPv6Network, ...]
 Headers = Mapping[bytes, bytes]
 
 SCHEME_HEADERS = (b"x-forwarded-proto", b"x-forwarded-protocol", b"x-forwarded-ssl", b"x-url-scheme")
@@ -82,4 +82,4 @@ def forwarded_scheme(fields: Iterable[tuple[bytes, bytes]], scheme: str) -> str:
     return scheme
 
 
-__all__ = ["AllowedHosts", "BaseUrls", "Networks", "find", "host_of", "slug_of"]
+__all__ = ["AllowedHosts", "BaseUrls", "find", "host_of", "slug_of"]

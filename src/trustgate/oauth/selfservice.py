@@ -19,10 +19,11 @@ from trustgate.oauth import pages
 from trustgate.oauth.connect import Connect, forwarded, path_of, provider_of
 from trustgate.oauth.http import FORM, NO_STORE, BadForm, HeaderList, Reply, Request, redirect
 from trustgate.oauth.issuers import Issuers
-from trustgate.oauth.sources import Networks, source_of
+from trustgate.oauth.sources import source_of
 from trustgate.oauth.state import Ticket
 from trustgate.view.gateway import GatewayView
 from trustgate.view.model import ConsumerView
+from trustgate.wire.clients import Networks
 
 STATUS_TEXTS = {
     400: b"Bad Request",

@@ -35,10 +35,11 @@ from trustgate.oauth.idp import Provider
 from trustgate.oauth.issuers import NOBODY, Choice, Issuers, config_of
 from trustgate.oauth.logins import Logins
 from trustgate.oauth.redirects import CURSOR, acceptable, is_web, registered
-from trustgate.oauth.sources import Networks, source_of
+from trustgate.oauth.sources import source_of
 from trustgate.oauth.state import CLIENT_S, CODE_S, PENDING_S, SESSION_S, Client, Code, OAuthState, Pending, Session
 from trustgate.view.gateway import GatewayView
 from trustgate.view.paths import slug_of
+from trustgate.wire.clients import Networks
 
 ACCESS_S = 3600
 MAX_REDIRECT_URIS = 32

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
-
 from trustgate.oauth.http import Request
+from trustgate.wire.clients import Networks, address_of, within
 
 MAX_FORWARDED_BYTES = 2048
 MAX_HOPS = 16
-
-Networks = Sequence[IPv4Network | IPv6Network]
 
 
 def source_of(request: Request, trusted: Networks) -> str:
@@ -34,16 +30,3 @@ def source_of(request: Request, trusted: Networks) -> str:
         if not within(address, trusted):
             return str(address)
     return str(peer)
-
-
-def address_of(text: str) -> IPv4Address | IPv6Address | None:
-    """An address in its one spelling: IPv4 mapped into IPv6 is IPv4."""
-    try:
-        address = ip_address(text)
-    except ValueError:
-        return None
-    return getattr(address, "ipv4_mapped", None) or address
-
-
-def within(address: IPv4Address | IPv6Address, networks: Networks) -> bool:
-    return any(address in network for network in networks)
