@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jwt
-import pytest
 
 from tests.e2e.installation import SECRET, START_S, Demo, Installation, environment, free_port, installed, until_healthy
 from tests.e2e.upstream import TEXT, FaultyUpstream
@@ -24,13 +23,6 @@ from tests.wire.certificates import Authority
 
 TOKEN = "feed-token-" + "t" * 32
 LKG_KEY = base64.b64encode(b"0123456789abcdef0123456789abcdef").decode()
-
-
-@pytest.fixture(scope="module")
-def upstream() -> Iterator[FaultyUpstream]:
-    faulty = FaultyUpstream()
-    yield faulty
-    faulty.close()
 
 
 def until(condition: Callable[[], Any], timeout_s: float = 30.0) -> float:

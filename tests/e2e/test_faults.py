@@ -6,7 +6,6 @@ import http.client
 import json
 import socket
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,16 +19,7 @@ BACKEND_ERROR = {"error": "backend_error"}
 TERMINATED = "upstream stream terminated unexpectedly"
 
 
-@pytest.fixture(scope="module")
-def upstream() -> Iterator[FaultyUpstream]:
-    faulty = FaultyUpstream()
-    yield faulty
-    faulty.close()
-
-
-@pytest.fixture(autouse=True)
-def nothing_received(upstream: FaultyUpstream) -> None:
-    upstream.forget()
+pytestmark = pytest.mark.usefixtures("nothing_received")
 
 
 class Answer:

@@ -2,20 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import pytest
-
 from tests.e2e.installation import Demo, Installation
 from tests.e2e.test_faults import ask
 from tests.e2e.upstream import FaultyUpstream
-
-
-@pytest.fixture(scope="module")
-def upstream() -> Iterator[FaultyUpstream]:
-    faulty = FaultyUpstream()
-    yield faulty
-    faulty.close()
 
 
 def test_a_registry_that_fails_is_left_alone_and_says_so(installation: Installation, upstream: FaultyUpstream) -> None:

@@ -33,13 +33,6 @@ from tests.e2e.upstream import FaultyUpstream
 LIMIT = 150
 
 
-@pytest.fixture(scope="module")
-def upstream() -> Iterator[FaultyUpstream]:
-    faulty = FaultyUpstream()
-    yield faulty
-    faulty.close()
-
-
 def database_settings(dsn: str) -> dict[str, str]:
     """A database of its own on the test server, as `DB_*` variables."""
     name = f"e2e_{time.time_ns()}"

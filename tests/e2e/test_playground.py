@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,13 +17,6 @@ from tests.e2e.installation import SECRET, Demo, Installation
 from tests.e2e.upstream import TEXT, FaultyUpstream
 
 CONTRACT = json.loads((Path(__file__).parents[1] / "vectors" / "admin-api.openapi.json").read_text())
-
-
-@pytest.fixture(scope="module")
-def upstream() -> Iterator[FaultyUpstream]:
-    faulty = FaultyUpstream()
-    yield faulty
-    faulty.close()
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,6 @@ import gzip
 import http.client
 import json
 import pathlib
-from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -30,16 +29,7 @@ SECURITY = {
 }
 
 
-@pytest.fixture(scope="module")
-def upstream() -> Iterator[FaultyUpstream]:
-    faulty = FaultyUpstream()
-    yield faulty
-    faulty.close()
-
-
-@pytest.fixture(autouse=True)
-def nothing_received(upstream: FaultyUpstream) -> None:
-    upstream.forget()
+pytestmark = pytest.mark.usefixtures("nothing_received")
 
 
 @pytest.fixture(scope="module")

@@ -60,16 +60,7 @@ def outside() -> Iterator[http.server.ThreadingHTTPServer]:
     server.shutdown()
 
 
-@pytest.fixture(scope="module")
-def upstream() -> Iterator[FaultyUpstream]:
-    faulty = FaultyUpstream()
-    yield faulty
-    faulty.close()
-
-
-@pytest.fixture(autouse=True)
-def nothing_received(upstream: FaultyUpstream) -> None:
-    upstream.forget()
+pytestmark = pytest.mark.usefixtures("nothing_received")
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import anthropic
@@ -20,13 +19,6 @@ from tests.e2e.upstream import TEXT, FaultyUpstream
 ASK: Any = [{"role": "user", "content": "Hi"}]
 PARAMETERS: Any = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 OPENAI_TOOLS: Any = [{"type": "function", "function": {"name": "weather", "parameters": PARAMETERS}}]
-
-
-@pytest.fixture(scope="module")
-def upstream() -> Iterator[FaultyUpstream]:
-    faulty = FaultyUpstream()
-    yield faulty
-    faulty.close()
 
 
 def demo_of(installation: Installation, upstream: FaultyUpstream, name: str) -> Demo:

@@ -79,13 +79,6 @@ class Records:
 
 
 @pytest.fixture(scope="module")
-def upstream() -> Iterator[FaultyUpstream]:
-    faulty = FaultyUpstream()
-    yield faulty
-    faulty.close()
-
-
-@pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     return tmp_path_factory.mktemp("telemetry")
 

@@ -11,7 +11,8 @@ import pytest
 import trio
 
 from tests.wire.peers import RawClient
-from trustgate.app.listeners import bind, listening
+from trustgate.app.listeners import BACKLOG, bind
+from trustgate.wire.sockets import listening
 from trustgate.wire.workers import Supervisor, WorkerPlan, WorkersFailed
 
 WORKER = (sys.executable, "-m", "tests.wire.worker")
@@ -133,7 +134,7 @@ async def test_a_signal_stops_supervisor_and_workers(port: int) -> None:
 
 
 async def test_listeners_on_all_interfaces_share_one_port_and_report_plain_addresses() -> None:
-    listeners = listening(bind(0))
+    listeners = listening(bind(0), BACKLOG)
     ports = {listener.socket.getsockname()[1] for listener in listeners}
     assert len(ports) == 1
     async with await trio.open_tcp_stream("127.0.0.1", ports.pop()):

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import trio
 
-from trustgate.app.listeners import bind, listening
+from trustgate.app.listeners import BACKLOG, bind
 from trustgate.wire.server import Server, ServerConfig
+from trustgate.wire.sockets import listening
 from trustgate.wire.workers import supervisor_gone, worker_number
 
 
@@ -36,7 +37,7 @@ async def main(port: int) -> None:
 
             nursery.start_soon(drain_on_signal)
             nursery.start_soon(drain_when_orphaned)
-            await server.serve(listening(bind(port, shared=True)))
+            await server.serve(listening(bind(port, shared=True), BACKLOG))
             nursery.cancel_scope.cancel()
 
 

@@ -38,6 +38,7 @@ from trustgate.admin.rendering import GatewayRenderer
 from trustgate.admin.services import AdminServices
 from trustgate.admin.tokens import Authenticator, Identity
 from trustgate.domain.errors import DomainError
+from trustgate.wire.asgi import head_bytes
 from trustgate.wire.clients import client_address, networks
 
 log = structlog.get_logger()
@@ -115,7 +116,7 @@ class AdminApp(QuartTrio):
 
     async def _answer(self, request: Any, path: str, headers: Mapping[str, str], identifier: str) -> Answer:
         method: str = request.method
-        if _head_size(request.scope) > self._services.settings.max_head_bytes:
+        if head_bytes(request.scope) > self._services.settings.max_head_bytes:
             return text_answer(431, "Request Header Fields Too Large", (("Connection", "close"),))
         if _announced_size(headers) > self._services.settings.max_body_bytes:
             raise RequestEntityTooLarge
@@ -163,12 +164,6 @@ def _raw_path(scope: Any) -> str:
     if not path.startswith("/"):  # absolute-form: http://host/path
         path = "/" + path.partition("://")[2].partition("/")[2]
     return path
-
-
-def _head_size(scope: Any) -> int:
-    """The bytes of the request's target and header lines."""
-    target = len(scope.get("raw_path") or scope["path"]) + len(scope.get("query_string", b""))
-    return target + sum(len(name) + len(value) + 4 for name, value in scope["headers"])
 
 
 def _announced_size(headers: Mapping[str, str]) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import socket
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
 import msgspec
@@ -21,6 +21,7 @@ from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ASGIFramework, ConnectionState, LifespanState
 from hypercorn.utils import wrap_app
 
+from trustgate.wire.sockets import listening
 from trustgate.wire.tls import CertifiedObject
 
 SERVER_LOG = logging.getLogger("trustgate.admin.server")
@@ -119,21 +120,16 @@ async def serve(
 
 async def _accept(
     connect: Callable[[Stream], Awaitable[None]],
-    listeners: list[Listener],
+    listeners: Sequence[Listener],
     connections: trio.Nursery,
     task_status: trio.TaskStatus[trio.CancelScope],
 ) -> None:
     with trio.CancelScope() as scope:
         task_status.started(scope)
-        await trio.serve_listeners(connect, listeners, handler_nursery=connections)
+        await trio.serve_listeners(connect, list(listeners), handler_nursery=connections)
 
 
-def _listeners(sockets: list[socket.socket], settings: ServeSettings, config: Config) -> list[Listener]:
+def _listeners(sockets: list[socket.socket], settings: ServeSettings, config: Config) -> Sequence[Listener]:
     tls = config.create_ssl_context()
-    found: list[Listener] = []
-    for sock in sockets:
-        sock.setblocking(False)
-        sock.listen(settings.backlog)
-        plain = trio.SocketListener(trio.socket.from_stdlib_socket(sock))
-        found.append(plain if tls is None else trio.SSLListener(plain, tls, https_compatible=True))
-    return found
+    plain = listening(sockets, settings.backlog)
+    return plain if tls is None else [trio.SSLListener(one, tls, https_compatible=True) for one in plain]

@@ -12,6 +12,7 @@ import trio
 
 from trustgate.actors.control import Executed
 from trustgate.domain.commands import Command, DeleteGateway
+from trustgate.oauth.vault import prefix
 from trustgate.store import EventStore
 
 BUDGET_S = 10.0
@@ -42,7 +43,7 @@ class Leftovers:
             log.warning("a deleted gateway left something behind", gateway_id=command.id, error=type(error).__name__)
 
     async def _accounts(self, gateway_id: str) -> None:
-        for key, _ in await self._store.values_below(f"vault:{gateway_id}:"):
+        for key, _ in await self._store.values_below(prefix(gateway_id)):
             await self._store.delete_value(key)
 
     async def _keys(self, gateway_id: str) -> None:

@@ -14,6 +14,7 @@ from trustgate.app.readiness import Readiness
 from trustgate.settings import ConfigurationError, Settings
 from trustgate.wire.bounded import bounded
 from trustgate.wire.server import Server, ServerConfig
+from trustgate.wire.sockets import listening
 
 BACKLOG = 1024
 
@@ -70,13 +71,6 @@ def bound(family: socket.AddressFamily, host: str, port: int, shared: bool) -> s
     return sock
 
 
-def listening(sockets: list[socket.socket], backlog: int = BACKLOG) -> list[trio.SocketListener]:
-    """Bound sockets, which accept connections from now on."""
-    for sock in sockets:
-        sock.listen(backlog)
-    return [trio.SocketListener(trio.socket.from_stdlib_socket(sock)) for sock in sockets]
-
-
 async def leave(stop: trio.Event, settings: Settings, readiness: Readiness) -> None:
     """Wait for the signal, tell `/readyz`, and give load balancers the drain delay to notice."""
     await stop.wait()
@@ -115,7 +109,7 @@ def wire_server(
     async def serve(task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         server = Server(app, server_config(settings))
         watch(server, name)
-        found = listening(sockets)
+        found = listening(sockets, BACKLOG)
         async with trio.open_nursery() as nursery:
             await nursery.start(lambda task_status: server.serve(found, task_status=task_status))
             log.info("HTTP server starting", server=name, addr=address(sockets))

@@ -22,6 +22,7 @@ from trustgate.settings import ConfigurationError, Settings
 from trustgate.telemetry.instruments import Family, added, counted, exposition
 from trustgate.telemetry.metrics import Metrics
 from trustgate.wire.server import Server, ServerConfig
+from trustgate.wire.sockets import listening
 
 PORT_OFFSET = 1010
 MAX_PORT = 65535
@@ -86,7 +87,7 @@ async def serve_metrics(places_: Sequence[Place], gather: Gather, stop: trio.Eve
 
 async def _serve(sockets: list[Any], app: MetricsApp) -> None:
     server = Server(app, ServerConfig(max_connections=64, max_body_bytes=1024, drain_timeout_s=1.0))
-    await server.serve(listeners.listening(sockets, 64))
+    await server.serve(listening(sockets, 64))
 
 
 class MetricsApp:

@@ -116,14 +116,6 @@ def _claude_blocks(encoded: bytes, body: bytes) -> bytes:
     return json.set_members(encoded, {"content": fields["content"]})
 
 
-def error_in_success(wire: str, body: bytes) -> c.UpstreamError | None:
-    """The error that a 2xx body describes, None for an ordinary answer or anything unreadable."""
-    try:
-        return CODECS[wire].decode_response(body).error
-    except (DecodeError, *_ENCODING_FAULTS):
-        return None
-
-
 def observe_response(wire: str, body: bytes) -> c.Observed:
     """Id, model, finish reason and usage of an answer; empty where it says nothing. Never raises."""
     try:
@@ -135,11 +127,3 @@ def observe_response(wire: str, body: bytes) -> c.Observed:
     except (DecodeError, KeyError, *_ENCODING_FAULTS):
         return c.Observed()
     return c.Observed(response.id, response.model, response.finish_reason, response.usage)
-
-
-def response_text(format: str, body: bytes) -> str:
-    """The answer's text, for policies; empty when there is none or the body is unreadable."""
-    try:
-        return CODECS[format].decode_response(body).text
-    except (DecodeError, KeyError, *_ENCODING_FAULTS):
-        return ""

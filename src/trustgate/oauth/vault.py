@@ -43,9 +43,14 @@ class Tokens(msgspec.Struct, frozen=True, kw_only=True):
     expires_at: float | None = None
 
 
+def prefix(gateway_id: str) -> str:
+    """How the keys of all links of a gateway's users begin."""
+    return f"vault:{gateway_id}:"
+
+
 def key_of(gateway_id: str, subject: str, provider: str) -> str:
     """A provider's colons are escaped, so that no user's name can end in the beginning of a provider's."""
-    return f"vault:{gateway_id}:{subject}:{provider.replace('%', '%25').replace(':', '%3A')}"
+    return f"{prefix(gateway_id)}{subject}:{provider.replace('%', '%25').replace(':', '%3A')}"
 
 
 class ListedValues(SharedValues, Protocol):
@@ -122,7 +127,7 @@ class Vault:
 
 async def links(values: ListedValues, gateway_id: str) -> list[Credential]:
     """All links of a gateway's users, by user and provider."""
-    found = (read(data) for _, data in await values.below(f"vault:{gateway_id}:"))
+    found = (read(data) for _, data in await values.below(prefix(gateway_id)))
     return sorted(filter(None, found), key=lambda one: (one.principal_sub, one.provider))
 
 

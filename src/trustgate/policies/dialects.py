@@ -8,6 +8,7 @@ A body that does not have the dialect's shape yields None: such a body passes un
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from typing import Any
 
 from trustgate.formats import json as fj
@@ -112,7 +113,11 @@ def _tree(body: bytes) -> Tree | None:
         return None
 
 
-def _openai_prompt(prompt: Prompt) -> bool:
+Slots = Callable[[Tree, str], list[Slot]]
+
+
+def _openai_prompt(prompt: Prompt, turn_slots: Slots = content_slots) -> bool:
+    """`turn_slots` finds the texts of a message that is no system prompt."""
     messages = prompt.tree.get("messages")
     if not isinstance(messages, list):
         return False
@@ -124,7 +129,7 @@ def _openai_prompt(prompt: Prompt) -> bool:
             prompt.turns.append(
                 Turn(
                     role,
-                    content_slots(message, "content"),
+                    turn_slots(message, "content"),
                     openai_calls(message),
                     text_of(message.get("tool_call_id")) if role == "tool" else "",
                 )
@@ -134,17 +139,12 @@ def _openai_prompt(prompt: Prompt) -> bool:
 
 def _cohere_prompt(prompt: Prompt) -> bool:
     """Cohere v2 has OpenAI's messages, whose results of tools may be documents."""
-    if not _openai_prompt(prompt):
-        return False
-    turns = iter(prompt.turns)
-    for message in objects(prompt.tree["messages"]):
-        if text_of(message.get("role")) in ("system", "developer"):
-            continue
-        turn = next(turns)
-        for part in objects(message.get("content")):
-            if part.get("type") == "document":
-                turn.slots += _document_slots(part)
-    return True
+    return _openai_prompt(prompt, _cohere_slots)
+
+
+def _cohere_slots(message: Tree, key: str) -> list[Slot]:
+    documents = [part for part in objects(message.get(key)) if part.get("type") == "document"]
+    return content_slots(message, key) + [slot for part in documents for slot in _document_slots(part)]
 
 
 def _document_slots(part: Tree) -> list[Slot]:

@@ -30,6 +30,12 @@ class EntityTooLarge(Exception):
     """The request's body is longer than the plane allows."""
 
 
+def head_bytes(scope: Scope) -> int:
+    """The size of a request's target and header lines."""
+    target = len(scope.get("raw_path") or scope["path"]) + len(scope.get("query_string", b""))
+    return target + sum(len(name) + len(value) + 4 for name, value in scope["headers"])
+
+
 async def read_body(scope: Scope, receive: Receive, max_bytes: int | None = None) -> bytes:
     """The whole body; our own server has it already, and has bounded it. Raises EntityTooLarge."""
     extensions: dict[str, Any] = scope.get("extensions") or {}

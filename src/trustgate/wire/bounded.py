@@ -10,12 +10,10 @@ from typing import Any
 
 import trio
 
-from trustgate.wire.asgi import TEXT, Receive, Scope, Send
+from trustgate.wire.asgi import TEXT, Receive, Scope, Send, head_bytes
 from trustgate.wire.server import ServerConfig
 
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
-HEADER_SLACK = 4
-"""Bytes that a field takes beside its name and value."""
 PATIENCE_S = 2.0
 """How long a refused client may go on writing, since many read nothing before they have written everything."""
 
@@ -83,13 +81,8 @@ async def _discard(receive: Receive, config: ServerConfig) -> None:
 
 async def _whole(scope: Scope, receive: Receive, config: ServerConfig) -> bytes:
     """The body of a request within the limits. Raises _Left, _Refused."""
-    head = len(scope.get("raw_path") or b"") + len(scope["query_string"])
-    announced = b""
-    for name, value in scope["headers"]:
-        head += len(name) + len(value) + HEADER_SLACK
-        if name == b"content-length":
-            announced = value
-    if head > config.max_head_bytes:
+    announced = dict(scope["headers"]).get(b"content-length", b"")
+    if head_bytes(scope) > config.max_head_bytes:
         raise _Refused(*HEAD_TOO_LARGE, more=True)
     if announced.isdigit() and int(announced) > config.max_body_bytes:
         raise _Refused(*TOO_LARGE, more=True)

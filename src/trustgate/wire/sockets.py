@@ -212,6 +212,13 @@ class Poller:
             epoll.close()
 
 
+def listening(sockets: list[socket.socket], backlog: int) -> list[trio.SocketListener]:
+    """Bound sockets, which accept connections from now on."""
+    for sock in sockets:
+        sock.listen(backlog)
+    return [trio.SocketListener(trio.socket.from_stdlib_socket(sock)) for sock in sockets]
+
+
 async def receive(sock: socket.socket, size: int) -> bytes:
     """Read from a socket that has no channel yet (a proxy's answer); b"" is the end of the stream."""
     while True:
