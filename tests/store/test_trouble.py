@@ -5,13 +5,14 @@ from __future__ import annotations
 import pathlib
 import socket
 import sqlite3
+import threading
 
 import msgspec
 import pytest
 import trio
 from tests.store.relay import relay
 
-from trustgate.store import PostgresConfig, StoreUnavailable, StreamWrite, open_store
+from trustgate.store import PostgresConfig, StoreUnavailable, StreamWrite, eventstore, open_store
 from trustgate.store import sqlite as sqlite_module
 
 KEY = "k" * 40
@@ -70,6 +71,47 @@ class Entered:
 
     def __exit__(self, *details: object) -> object:
         return self._manager.__exit__(*details)  # type: ignore[attr-defined]
+
+
+SLOW = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 3000000) SELECT count(*) FROM n"
+
+
+async def test_an_abandoned_read_ends_before_its_connection_is_closed(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    close = sqlite_module.SQLiteBackend.close
+
+    def closing(self: sqlite_module.SQLiteBackend) -> None:
+        told.append("closed")
+        close(self)
+
+    def slowly(self: sqlite_module.SQLiteBackend) -> int:
+        try:
+            return len(self._read(SLOW))
+        finally:
+            told.append("read")
+
+    monkeypatch.setattr(sqlite_module.SQLiteBackend, "close", closing)
+    monkeypatch.setattr(sqlite_module.SQLiteBackend, "head", slowly)
+    async with open_store(tmp_path / "trustgate.db", KEY) as store:
+        with trio.move_on_after(0.05) as abandoned:
+            await store.head()
+        assert abandoned.cancelled_caught
+    assert told == ["read", "closed"]
+
+
+async def test_a_read_that_does_not_end_keeps_the_store_open_but_not_the_process_waiting(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release = threading.Event()
+    monkeypatch.setattr(eventstore, "CLOSE_S", 0.1)
+    monkeypatch.setattr(sqlite_module.SQLiteBackend, "head", lambda self: release.wait(20) and 0)
+    with trio.fail_after(5):
+        async with open_store(tmp_path / "trustgate.db", KEY) as store:
+            with trio.move_on_after(0.05):
+                await store.head()
+    release.set()
 
 
 async def test_a_folder_that_cannot_be_made_is_unavailable(tmp_path: pathlib.Path) -> None:

@@ -42,6 +42,9 @@ THREADS = 8
 POLL_BUSY_S = 0.002
 POLL_IDLE_S = 0.02
 BUSY_FOR_S = 2.0
+CLOSE_S = 15.0
+"""How long reads that nobody waits for any more may keep the database from being closed; its own limits are shorter."""
+
 RECONNECT_S = (0.1, 2.0)
 """First and longest pause between attempts to listen again."""
 
@@ -108,8 +111,17 @@ class EventStore:
         self._fingerprint_key = bytes.fromhex(await self.settled_secret(vault.FINGERPRINT_REF, os.urandom(32).hex()))
 
     async def aclose(self) -> None:
+        """Close the database once the reads that were abandoned have ended: a connection that is closed under a running
+        statement takes the process with it. Whatever lasts too long keeps its connections to the end of the process.
+        """
+        with trio.CancelScope(shield=True), trio.move_on_after(CLOSE_S) as waiting:
+            for _ in range(THREADS):
+                await self._limiter.acquire_on_behalf_of(object())
+        if waiting.cancelled_caught:
+            log.warning("event store: left open, a read has not ended", waited_s=CLOSE_S)
+            return
         with trio.CancelScope(shield=True):
-            await self._run(self._backend.close)
+            await trio.to_thread.run_sync(self._backend.close)
 
     async def ping(self) -> None:
         """Return when the database answers; for readiness probes."""
