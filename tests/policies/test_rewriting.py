@@ -245,6 +245,10 @@ STRUCTURES = [
     ({"tools": [{"type": "function", "function": {"name": "f", "strict": True}}]}, "skipped_lossy_roundtrip"),
     ({"tool_choice": {"type": "function", "function": {"name": "f"}}}, "compressed"),
     ({"tool_choice": {"type": "function", "x": 1}}, "skipped_lossy_roundtrip"),
+    ({"tools": 5}, "skipped_lossy_roundtrip"),
+    ({"tools": True}, "skipped_lossy_roundtrip"),
+    ({"messages": [{"role": "assistant", "content": PADDED, "tool_calls": 5}]}, "skipped_lossy_roundtrip"),
+    ({"messages": [{"role": "user", "content": [{"type": ["text"], "text": PADDED}]}]}, "skipped_lossy_roundtrip"),
 ]
 
 

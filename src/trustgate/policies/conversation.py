@@ -106,7 +106,7 @@ def objects(value: Any) -> Iterator[Tree]:
         yield from (element for element in value if isinstance(element, dict))
 
 
-_TEXT_TYPES = frozenset(("text", "input_text", "output_text", None))
+_TEXT_TYPES = frozenset(("text", "input_text", "output_text"))
 
 
 def content_slots(holder: Tree, key: str) -> list[Slot]:
@@ -118,9 +118,14 @@ def content_slots(holder: Tree, key: str) -> list[Slot]:
     for index, part in enumerate(content if isinstance(content, list) else ()):
         if isinstance(part, str):
             found.append(Slot(content, index))
-        elif isinstance(part, dict) and part.get("type") in _TEXT_TYPES and isinstance(part.get("text"), str):
+        elif isinstance(part, dict) and isinstance(part.get("text"), str) and _may_be_text(part.get("type")):
             found.append(Slot(part, "text"))
     return found
+
+
+def _may_be_text(kind: Any) -> bool:
+    """Whether a part of this type is text; one whose type is no string is not hidden from guards by that."""
+    return not isinstance(kind, str) or kind in _TEXT_TYPES
 
 
 def arguments_of(value: Any) -> str:

@@ -14,7 +14,7 @@ import msgspec
 
 from trustgate.formats import json as fj
 from trustgate.formats.errors import DecodeError
-from trustgate.policies.conversation import Prompt, Slot
+from trustgate.policies.conversation import Prompt, Slot, text_of
 from trustgate.policies.dialects import ANTHROPIC, OPENAI, format_of, read_prompt
 from trustgate.policies.model import Effect, Headers, Mark, PolicyRequest, Run
 from trustgate.policies.plugin import REQUEST_BODY, Binding, Plugin
@@ -180,18 +180,26 @@ class PromptCompression:
 
 def well_known(tree: dict[str, Any]) -> bool:
     """Whether messages, tools and the choice of one have only documented members."""
-    messages = tree.get("messages")
-    if not isinstance(messages, list):
+    messages, tools = tree.get("messages"), _listed(tree.get("tools"))
+    if not isinstance(messages, list) or tools is None:
         return False
     for index, message in enumerate(messages):
         if not _only(message, _MESSAGE) or not _known_content(message.get("content")):
             return False
         if message.get("role") == "system" and index > 0:
             return False
-        for call in message.get("tool_calls") or ():
+        calls = _listed(message.get("tool_calls"))
+        if calls is None:
+            return False
+        for call in calls:
             if not _only(call, _CALL) or not _only(call.get("function") or {}, _CALL_FUNCTION):
                 return False
-    return all(_known_tool(tool) for tool in tree.get("tools") or ()) and _known_choice(tree.get("tool_choice"))
+    return all(_known_tool(tool) for tool in tools) and _known_choice(tree.get("tool_choice"))
+
+
+def _listed(value: Any) -> list[Any] | None:
+    """A list; an absent one is empty, anything else is None."""
+    return [] if value is None else value if isinstance(value, list) else None
 
 
 def _only(value: Any, names: Iterable[str]) -> bool:
@@ -202,7 +210,7 @@ def _known_content(content: Any) -> bool:
     if content is None or isinstance(content, str):
         return True
     return isinstance(content, list) and all(
-        isinstance(part, dict) and _only(part, _PARTS.get(part.get("type", ""), frozenset())) for part in content
+        isinstance(part, dict) and _only(part, _PARTS.get(text_of(part.get("type")), frozenset())) for part in content
     )
 
 

@@ -15,6 +15,7 @@ import msgspec
 
 from trustgate.formats import json as fj
 from trustgate.formats.errors import DecodeError
+from trustgate.policies.conversation import objects
 from trustgate.policies.dialects import GOOGLE, RESPONSES, format_of
 from trustgate.policies.durations import quote
 from trustgate.policies.model import Effect, Mark, PolicyRequest, Run, reject
@@ -243,7 +244,7 @@ def _insert_google(tree: Tree, text: str, replace: bool) -> bool:
     key = "system_instruction" if isinstance(tree.get("system_instruction"), dict) else "systemInstruction"
     existing = tree.get(key)
     parts = existing.get("parts") if isinstance(existing, dict) else None
-    old = [part["text"] for part in parts or () if isinstance(part, dict) and isinstance(part.get("text"), str)]
+    old = [part["text"] for part in objects(parts) if isinstance(part.get("text"), str)]
     merged = _merged("\n".join(old), text, replace) if old else text
     tree[key] = (existing if isinstance(existing, dict) else {}) | {"parts": [{"text": merged}]}
     return True

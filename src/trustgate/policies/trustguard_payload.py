@@ -157,7 +157,7 @@ def collect_attachments(tree: Json) -> list[Attachment]:
     for key in ("messages", "input", "contents"):
         messages = tree.get(key)
         for message in messages if isinstance(messages, list) else ():
-            if not isinstance(message, dict) or message.get("role") in _NOT_THE_CLIENT:
+            if not isinstance(message, dict) or _text(message.get("role")) in _NOT_THE_CLIENT:
                 continue
             for part in _parts(message):
                 attachment = _attachment(part)
@@ -174,7 +174,7 @@ def _parts(message: Json) -> Iterator[Json]:
 
 
 def _attachment(part: Json) -> Attachment | None:
-    kind = part.get("type")
+    kind = _text(part.get("type"))
     if kind in ("image_url", "input_image"):
         image = part.get("image_url")
         return _located("image", "image/*", _text(image.get("url")) if isinstance(image, dict) else _text(image))
