@@ -424,3 +424,34 @@ async def test_listing_tools_counts_nothing() -> None:
     request.body = b"{}"
     await chain.pre_response(request, b.response({"tools": [{"name": "search"}]}), Run())
     assert limits.statistics()["keys"] == 0
+
+
+@pytest.mark.parametrize(
+    ("retry_after", "sent"), [("später", "spÃ¤ter"), ("5\r\nX-Evil: 1", "5X-Evil: 1"), ("5\n", "5")]
+)
+async def test_any_text_of_retry_after_fits_a_header(retry_after: str, sent: str) -> None:
+    settings = {"limit": 1, "window": "1m", "retry_after": retry_after}
+    chain = b.chain(b.policy("rate_limiter", settings), services=services())
+    await chain.pre_request(b.request(), Run())
+    outcome = await chain.pre_request(b.request(), Run())
+    assert outcome is not None
+    status, headers, body = outcome.rendered()
+    assert (status, dict(headers)["Retry-After"]) == (429, sent)
+    assert retry_after in msgspec.json.decode(body)["message"]
+
+
+async def test_a_window_with_white_space_around_it_fits_a_header() -> None:
+    settings = {"unit": "dollars", "aggregate": {"max": 1, "time_window": "1h\n"}}
+    run = Run()
+    chain = b.chain(b.policy("token_rate_limiter", settings), services=services())
+    assert await chain.pre_request(b.request(), run) is None
+    assert dict(run.headers)["X-Budget-Window"] == "1h"
+
+
+@pytest.mark.parametrize("unit", ["tokens", "dollars"])
+async def test_a_ceiling_beyond_64_bits_is_as_good_as_none(unit: str) -> None:
+    settings = {"unit": unit, "aggregate": {"max": 1e300, "time_window": "9999999999d"}}
+    run = Run()
+    chain = b.chain(b.policy("token_rate_limiter", settings), services=services())
+    assert await chain.pre_request(b.request(), run) is None
+    assert run.marks[0].extras is not None and 0 < run.marks[0].extras["window_max"] < 1 << 63

@@ -102,3 +102,43 @@ def test_groups_are_in_catalog_order() -> None:
         "Tool Governance",
         "Guardrails",
     ]
+
+
+NOT_A_NUMBER = 'invalid settings: field "aggregate.max" must be a number'
+NUMBERS = [
+    ("1e3", None),
+    ("+5.", None),
+    (".5e1", None),
+    (1e300, None),
+    ("inf", NOT_A_NUMBER),
+    ("nan", NOT_A_NUMBER),
+    ("1e999", NOT_A_NUMBER),
+    (10**400, NOT_A_NUMBER),
+    ("1_000", NOT_A_NUMBER),
+    (" 5 ", NOT_A_NUMBER),
+    ("0x10", NOT_A_NUMBER),
+    ("\u0665", NOT_A_NUMBER),
+]
+
+
+@pytest.mark.parametrize("unit", ["tokens", "dollars"])
+@pytest.mark.parametrize(("value", "message"), NUMBERS)
+def test_numbers_are_finite_and_decimal(unit: str, value: Any, message: str | None) -> None:
+    settings = {"unit": unit, "aggregate": {"max": value, "time_window": "1h"}}
+    assert registry.validate("token_rate_limiter", settings) == message
+
+
+@pytest.mark.parametrize("value", [1e300, 1 << 63, -1e300])
+def test_whole_numbers_have_64_bits(value: Any) -> None:
+    assert registry.validate("rate_limiter", {"limit": value, "window": "1m"}) == (
+        'invalid settings: field "limit" must be a whole number but received a number'
+    )
+
+
+@pytest.mark.parametrize("digits", [19, 5000])
+def test_a_window_of_more_than_64_bits_is_refused(digits: int) -> None:
+    number = "9" * (digits + 1)
+    settings = {"aggregate": {"max": 1, "time_window": number + "d"}}
+    message = registry.validate("token_rate_limiter", settings)
+    assert message is not None
+    assert message.endswith(f'strconv.Atoi: parsing "{number}": value out of range')

@@ -115,6 +115,9 @@ def parse_int(text: str) -> int:
     return number
 
 
+LONGEST_WINDOW_S = 10_000_000_000
+"""Three centuries: the life of a counter in milliseconds must stay far inside 64 bits."""
+
 _WINDOW_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -129,7 +132,10 @@ def parse_window(text: str) -> int:
         raise ValueError(f"{invalid}: unit must be one of s, m, h, d")
     if not re.fullmatch(r"[+-]?[0-9]+", number):
         raise ValueError(f"{invalid}: strconv.Atoi: parsing {quote(number)}: invalid syntax")
-    count = int(number)
+    # Digits past the range of 64 bits are not even counted: `int` refuses texts of thousands of them.
+    count = int(number) if len(number) < 1000 else _LIMIT
+    if not -_LIMIT <= count < _LIMIT:
+        raise ValueError(f"{invalid}: strconv.Atoi: parsing {quote(number)}: value out of range")
     if count <= 0:
         raise ValueError(f"{invalid}: must be positive")
-    return max(60, count * _WINDOW_UNITS[unit])
+    return max(60, min(count * _WINDOW_UNITS[unit], LONGEST_WINDOW_S))

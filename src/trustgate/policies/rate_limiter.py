@@ -12,7 +12,7 @@ import trio
 
 from trustgate.limits import Slid, Slide
 from trustgate.policies.durations import SECOND, format_duration, parse_duration
-from trustgate.policies.model import Effect, Headers, Mark, PolicyRequest, Run, reject
+from trustgate.policies.model import Effect, Headers, Mark, PolicyRequest, Run, header_text, reject
 from trustgate.policies.plugin import Binding, Environment, Plugin, PolicyError
 from trustgate.policies.settings import SettingsError, setting
 
@@ -108,7 +108,7 @@ class RateLimiter:
         if seconds:
             body["retry_after_seconds"] = seconds
         body |= {"scope": dimension, "window": self._window}
-        headers = [*self._headers(remaining), ("Retry-After", self._retry_after)]
+        headers = [*self._headers(remaining), ("Retry-After", header_text(self._retry_after))]
         return reject(429, message, type="rate_limit_exceeded", body=body, headers=headers)
 
 

@@ -7,7 +7,10 @@ What lives here: `Setting` (the documentation of a member), lenient decoding of 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from decimal import Decimal
 from functools import cache
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
@@ -90,9 +93,7 @@ def _unparsable(path: str, kind: str, errors: list[str]) -> None:
 
 def _decode_int(value: Any, path: str, errors: list[str]) -> int:
     match value:
-        case bool() | int():
-            return int(value)
-        case float() if math.isfinite(value):
+        case bool() | int() | float() if _fits_int64(value):
             return int(value)
         case str():
             try:
@@ -104,15 +105,25 @@ def _decode_int(value: Any, path: str, errors: list[str]) -> int:
     return 0
 
 
+def _fits_int64(value: int | float) -> bool:
+    return -(1 << 63) <= value < 1 << 63
+
+
+_DECIMAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+
+
 def _decode_float(value: Any, path: str, errors: list[str]) -> float:
+    """A finite number; texts in decimal notation only, without the blanks and `_` that Python would take."""
     match value:
-        case bool() | int() | float():
-            return float(value)
-        case str():
-            try:
-                return float(value) if value else 0.0
-            except ValueError:
-                _unparsable(path, _NAMES["float"], errors)
+        case "":
+            return 0.0
+        case bool() | int() | float() | str():
+            if not isinstance(value, str) or _DECIMAL.fullmatch(value):
+                with suppress(OverflowError):
+                    number = float(value)
+                    if math.isfinite(number):
+                        return number
+            _unparsable(path, _NAMES["float"], errors)
         case _:
             _wrong(path, _NAMES["float"], value, errors)
     return 0.0
@@ -124,8 +135,7 @@ def plain_number(value: int | float) -> str:
         return str(value)
     if value == int(value):
         return str(int(value))
-    text = repr(value)
-    return text if "e" not in text else f"{value:.20f}".rstrip("0")
+    return f"{Decimal(repr(value)):f}"
 
 
 def _decode_text(value: Any, path: str, errors: list[str]) -> str:

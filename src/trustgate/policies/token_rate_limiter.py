@@ -45,6 +45,9 @@ from trustgate.policies.usage import usage_of
 HOLD_MS = 15 * 60 * 1000
 """How long a reservation outlives a crash: longer than any upstream call is allowed to take."""
 
+MOST_USD, MOST_TOKENS = 9e12, 9e18
+"""Ceilings above these mean these: a counter has 64 bits."""
+
 UNPRICED = Price(0.0, 0.0)
 
 
@@ -105,7 +108,7 @@ class TokenBudget:
         self.waits = self._limits.waits
 
     def _budget(self, budget: Rule | Aggregate, suffix: str) -> Budget:
-        ceiling = max(1, micro_usd(budget.max)) if self._dollars else int(budget.max)
+        ceiling = max(1, micro_usd(min(budget.max, MOST_USD))) if self._dollars else int(min(budget.max, MOST_TOKENS))
         if budget.time_window.strip():
             window_s, text = parse_window(budget.time_window), budget.time_window
         else:
@@ -301,7 +304,7 @@ class TokenBudget:
         return [
             ("X-Budget-Unit", "dollars" if self._dollars else "tokens"),
             ("X-Budget-Scope", self._binding.dimension),
-            ("X-Budget-Window", level.budget.text),
+            ("X-Budget-Window", header_text(level.budget.text)),
         ]
 
     def _refusal(self, level: Level) -> Effect:
