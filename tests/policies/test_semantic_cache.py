@@ -289,3 +289,28 @@ async def test_two_processes_share_redis_entries(redis_url: str) -> None:
         body = chat(f"shared {id(client)}")
         await ask(first, b.request(body))
         assert await ask(second, b.request(body)) is not None
+
+
+@pytest.mark.parametrize("size", [2, DIMENSIONS])
+async def test_vectors_of_different_models_are_not_compared(size: int) -> None:
+    store = MemoryAnswers()
+    async with guard_service() as guard:
+        sizes = {"text-embedding-ada-002": DIMENSIONS, "other": size}
+        guard.answer = lambda asked: Reply({"data": [{"embedding": [1.0] * sizes[asked.body["model"]]}]})
+        for model in ("text-embedding-ada-002", "other"):
+            services = b.make_services(
+                http=guard.http, environment=Environment(embeddings_base_url=guard.url), caches={"in_memory": store}
+            )
+            settings = {"embedding": {"api_key": "k"}, "embedding_model": model}
+            chain = b.chain(b.policy("semantic_cache", settings), services=services)
+            assert await ask(chain, b.request(chat("apple pie"))) is None
+            assert await ask(chain, b.request(chat("apple pies"))) is not None
+
+
+async def test_memory_keeps_vectors_of_different_widths_apart() -> None:
+    store = MemoryAnswers()
+    await store.add("r", [1.0, 0.0], b"two", 60)
+    assert await store.nearest("r", [1.0, 0.0, 0.0]) is None
+    await store.add("r", [1.0, 0.0, 0.0], b"three", 60)
+    assert await store.nearest("r", [1.0, 0.0]) == (1.0, b"two")
+    assert await store.nearest("r", [1.0, 0.0, 0.0]) == (1.0, b"three")

@@ -40,7 +40,7 @@ class _Entry:
 
 
 class _Shelf:
-    """The vectors of one rule; `index` exists while there are many."""
+    """The vectors of one rule and one width; `index` exists while there are many."""
 
     __slots__ = ("entries", "index")
 
@@ -87,7 +87,7 @@ class MemoryAnswers:
         self._monotonic = monotonic
         self._entries: OrderedDict[int, _Entry] = OrderedDict()
         self._exact: dict[tuple[str, str], _Entry] = {}
-        self._shelves: dict[str, _Shelf] = {}
+        self._shelves: dict[tuple[str, int], _Shelf] = {}
         self._next = 0
         self._bytes = 0
         self.evicted = 0
@@ -107,13 +107,14 @@ class MemoryAnswers:
 
     async def nearest(self, rule: str, vector: Vector) -> tuple[float, bytes] | None:
         wanted = np.asarray(vector, dtype=np.float32)
-        shelf = self._shelves.get(rule)
+        place = rule, len(wanted)
+        shelf = self._shelves.get(place)
         while shelf is not None and (found := shelf.nearest(wanted)) is not None:
             similarity, entry = found
             answer = self._used(entry)
             if answer is not None:
                 return similarity, answer
-            shelf = self._shelves.get(rule)
+            shelf = self._shelves.get(place)
         return None
 
     async def add(self, rule: str, vector: Vector, answer: bytes, ttl_s: int) -> None:
@@ -139,7 +140,7 @@ class MemoryAnswers:
         if vector is None:
             self._exact[rule, key] = entry
         else:
-            self._shelves.setdefault(rule, _Shelf()).add(entry)
+            self._shelves.setdefault((rule, len(vector)), _Shelf()).add(entry)
 
     def _remove(self, entry: _Entry) -> None:
         del self._entries[entry.id]
@@ -147,10 +148,11 @@ class MemoryAnswers:
         if entry.vector is None:
             del self._exact[entry.rule, entry.key]
             return
-        shelf = self._shelves[entry.rule]
+        place = entry.rule, len(entry.vector)
+        shelf = self._shelves[place]
         shelf.remove(entry)
         if not shelf.entries:
-            del self._shelves[entry.rule]
+            del self._shelves[place]
 
 
 class RedisAnswers:

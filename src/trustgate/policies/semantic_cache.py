@@ -13,6 +13,7 @@ from trustgate.policies.dialects import format_of
 from trustgate.policies.model import Effect, Headers, Mark, PolicyRequest, PolicyResponse, Run, stop
 from trustgate.policies.plugin import METADATA, RESPONSE_BODY, Binding, Plugin, PolicyError, Services
 from trustgate.policies.reassembly import reassemble
+from trustgate.policies.replies import read_reply
 from trustgate.policies.semantic_cache_settings import DEFAULT_MODEL, DEFAULT_THRESHOLD, Settings, check, ttl_s
 from trustgate.policies.texts import answer_of
 
@@ -56,6 +57,8 @@ class SemanticCache:
         embedding = settings.embedding
         provider = settings.embedding_provider or (embedding.provider if embedding else "") or "openai"
         self._model = settings.embedding_model or (embedding.model if embedding else "") or DEFAULT_MODEL
+        # Vectors of different models are not to be compared, so they are no part of the same partition.
+        self._measure = "" if self._mode == "exact" else f"|e:{self._model}"
         self._api_key = embedding.api_key if embedding is not None and provider == "openai" else ""
         self._url = f"{services.environment.embeddings_base_url.rstrip('/')}/v1/embeddings"
 
@@ -64,9 +67,8 @@ class SemanticCache:
         place = request.registry_id or request.gateway_id
         if not place:
             return ""
-        if self._settings.scope == "global":
-            return f"{place}|g:{request.gateway_id}" if request.gateway_id else ""
-        return f"{place}|c:{request.consumer_id}" if request.consumer_id else ""
+        sharing, owner = ("g", request.gateway_id) if self._settings.scope == "global" else ("c", request.consumer_id)
+        return f"{place}|{sharing}:{owner}{self._measure}" if owner else ""
 
     def _bypassed(self, request: PolicyRequest) -> bool:
         control = {part.strip().lower() for part in request.header(b"cache-control").split(",")}
@@ -148,10 +150,7 @@ class SemanticCache:
         reply = await self._http(self._url, headers, body, timeout_s=EMBEDDING_TIMEOUT_S)
         if not 200 <= reply.status < 300:
             raise PolicyError(f"embeddings answered {reply.status}")
-        try:
-            data = msgspec.json.decode(reply.body, type=_Embeddings).data
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            raise PolicyError("embeddings answered something that is not their JSON") from None
+        data = read_reply(reply, _Embeddings, "embeddings").data
         vector = data[0].embedding if data else []
         length = math.sqrt(sum(value * value for value in vector))
         if not length:
