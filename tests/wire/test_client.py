@@ -1,5 +1,6 @@
 """The upstream pool against scripted servers: reuse, bodies, deadlines, queueing, cancellation, and every fault."""
 
+import gc
 import gzip
 import zlib
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import brotli
 import pytest
 import trio
+import trio.testing
 
 from tests.wire.peers import QUICK, RawClient, Upstream, answering, pool, read_request, upstream
 from trustgate.wire.client import Deadlines, Origin, Pool
@@ -21,6 +23,7 @@ from trustgate.wire.errors import (
     WireError,
 )
 from trustgate.wire.upstream import PreparedHeaders
+from trustgate.wire.upstream import Upstream as Connection
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -569,3 +572,41 @@ async def test_a_decompression_bomb_is_stopped_at_the_limit(encoding: bytes) -> 
     async with upstream(answering(encoded(encoding, bomb))) as peer, pool() as p:
         with pytest.raises(BodyTooLarge):
             await get(p, peer)
+
+
+async def test_a_connection_that_was_closed_is_gone_without_the_collector() -> None:
+    async def script(peer: Upstream, client: RawClient) -> None:
+        await read_request(client)
+        await client.send(OK.replace(b"200 OK", b"200 OK\r\nConnection: close"))
+
+    gc.collect()
+    gc.disable()
+    try:
+        async with upstream(script) as peer, pool() as p:
+            for _ in range(10):
+                assert await get(p, peer) == b"ok"
+            await trio.testing.wait_all_tasks_blocked()
+            left = [one for one in gc.get_objects() if isinstance(one, Connection)]
+            assert len(left) <= 1, left
+    finally:
+        gc.enable()
+
+
+async def test_an_answer_in_the_moment_of_the_timeout_is_a_timeout() -> None:
+    class Late:
+        """A channel that hands over what has come just after the sweeper was by."""
+
+        def send_now(self, data: bytes) -> int:
+            return len(data)
+
+        async def receive(self, _: int) -> bytes:
+            connection.expire("first_byte")
+            return OK
+
+        def close(self) -> None:
+            pass
+
+    late: Any = Late()
+    connection = Connection(late, 0)
+    with pytest.raises(TimedOut):
+        await connection.exchange(b"GET / HTTP/1.1\r\n\r\n", b"", bodyless=False)

@@ -162,6 +162,8 @@ class Upstream:
             raise ProtocolError("too many bytes without progress")
 
     def _feed(self, data: bytes) -> None:
+        if self._parser is None:  # the sweeper closed the connection in the moment in which this arrived
+            raise self._failure(None)
         try:
             self._parser.feed_data(data)
             return
@@ -224,6 +226,9 @@ class Upstream:
 
     def close(self) -> None:
         self.channel.close()
+        # The parser holds this object's callbacks. Without this cycle the memory is free at once; the collector, which
+        # comes by every few minutes, would have thousands to find where connections are short.
+        self._parser = None
 
 
 def _name_line(name: bytes) -> bytes:
