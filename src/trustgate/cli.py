@@ -88,6 +88,14 @@ def migrate() -> None:
     sys.exit(run_migrate())
 
 
+@main.command(name="re-encrypt")
+def re_encrypt() -> None:
+    """Write all stored secrets under SERVER_SECRET_KEY, the end of its rotation. Traffic may go on."""
+    from trustgate.commands.reencrypt import re_encrypt as run_re_encrypt
+
+    sys.exit(run_re_encrypt())
+
+
 @main.command()
 @click.option("--from-snapshots", is_flag=True, help="Only load the states as a plane does, and print their digests.")
 @click.option("--repair", is_flag=True, help="Throw away what differs from the log and derive it again.")

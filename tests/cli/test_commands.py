@@ -13,10 +13,11 @@ KEY = "k" * 40
 
 
 def trustgate(*arguments: str, cwd: Path, **environ: str) -> "subprocess.CompletedProcess[str]":
+    inherited = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
     return subprocess.run(
         [sys.executable, "-m", "trustgate", *arguments],
         cwd=cwd,
-        env={"PATH": os.environ["PATH"], "HOME": str(cwd), **environ},
+        env={**inherited, "HOME": str(cwd), **environ},
         capture_output=True,
         text=True,
         timeout=60,

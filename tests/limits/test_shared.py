@@ -65,6 +65,23 @@ async def test_a_value_is_kept_replaced_and_deleted(backend) -> None:
         await state.delete(key)
 
 
+async def test_values_of_redis_are_listed_and_exchanged_for_what_they_were(redis_url: str) -> None:
+    prefix = f"te*st[{uuid.uuid4()}]?:"
+    async with redis(redis_url) as state:
+        assert isinstance(state, RedisState)
+        await state.put(prefix + "b", b"\x00b", 0.5)
+        await state.put(prefix + "a", b"a", None)
+        await state.put(prefix.replace("*", "x"), b"another", 60)
+        assert await state.below(prefix) == [(prefix + "a", b"a"), (prefix + "b", b"\x00b")]
+        assert not await state.replace(prefix + "b", b"other", b"new")
+        assert not await state.replace(prefix + "c", b"", b"new")
+        assert await state.replace(prefix + "b", b"\x00b", b"new")
+        assert await state.get(prefix + "b") == b"new"
+        await trio.sleep(1)  # Its time to live is the old one.
+        assert await state.below(prefix) == [(prefix + "a", b"a")]
+        await state.delete(prefix + "a")
+
+
 async def test_a_value_is_put_where_there_is_none(backend) -> None:
     key = f"test:{uuid.uuid4()}"
     async with backend() as state:

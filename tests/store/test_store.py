@@ -206,6 +206,17 @@ async def test_another_process_hears_of_a_plane_that_moved(target: Target) -> No
         assert await there.planes_moved.wait(seen, 5)
 
 
+async def test_a_value_is_exchanged_only_for_what_it_was(store: EventStore) -> None:
+    await store.put_value("key", b"\x00one", 0.5)
+    assert not await store.replace_value("key", b"other", b"two")
+    assert not await store.replace_value("none", b"", b"two")
+    assert await store.value("key") == b"\x00one" and await store.value("none") is None
+    assert await store.replace_value("key", b"\x00one", b"two")
+    assert await store.value("key") == b"two"
+    await trio.sleep(1)  # Its time to live is the old one.
+    assert await store.value("key") is None
+
+
 async def test_values_expire(store: EventStore) -> None:
     await store.put_value("a", b"1")
     await store.put_value("b", b"2", 60)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 import re
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Protocol
 
 Entry = tuple[str, bytes]
@@ -158,6 +158,17 @@ return id
 """One round trip for an entry, the bound and the life of its log."""
 
 
+REPLACE = """
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[2], 'KEEPTTL')
+return 1
+"""
+"""Exchange a value that has not changed; its time to live stays."""
+
+GLOB = re.compile(r"([\\*?\[\]])")
+"""Characters that a pattern of SCAN reads as more than themselves."""
+
+
 class RedisCommands(Protocol):
     """The few commands used of a coredis client (bytes in, bytes out)."""
 
@@ -167,6 +178,7 @@ class RedisCommands(Protocol):
     def delete(self, keys: list[str]) -> Awaitable[Any]: ...
     def eval(self, script: str, *, keys: list[str], args: list[bytes | int]) -> Awaitable[Any]: ...
     def xrange(self, key: str, start: str, end: str) -> Awaitable[Any]: ...
+    def scan_iter(self, match: str, count: int) -> AsyncIterator[Any]: ...
 
 
 class RedisState:
@@ -191,6 +203,17 @@ class RedisState:
 
     async def delete(self, key: str) -> None:
         await self._redis.delete([key])
+
+    async def below(self, prefix: str) -> list[tuple[str, bytes]]:
+        """Keys and values of all keys that begin with `prefix`, by key; the server is not held up."""
+        pattern = GLOB.sub(r"\\\1", prefix) + "*"
+        keys = sorted({text(key) async for key in self._redis.scan_iter(match=pattern, count=500)})
+        found = [(key, await self.get(key)) for key in keys]
+        return [(key, value) for key, value in found if value is not None]
+
+    async def replace(self, key: str, old: bytes, new: bytes) -> bool:
+        """Put `new` in the place of `old`, whose time to live stays; False where something else is by now."""
+        return bool(await self._redis.eval(REPLACE, keys=[key], args=[old, new]))
 
     async def append(self, key: str, value: bytes, keep: int, ttl_s: float) -> str:
         args: list[bytes | int] = [value, max(1, keep), max(1, int(ttl_s * 1000))]

@@ -3,7 +3,7 @@
 AES-256-GCM under SHA-256 of `trustgate-vault:` and the server secret; a random 12-byte nonce, no associated data; text
 is standard base64 of nonce, ciphertext and tag. An empty text stays empty. The format is shared with the existing
 system, so it carries no key id: after a rotation of the secret, earlier keys are tried in turn, and values that an
-earlier key opened are written anew under the current one when they are next stored.
+earlier key opened are written anew under the current one when they are next stored, or by `reseal`.
 """
 
 from __future__ import annotations
@@ -41,8 +41,17 @@ class TokenCipher:
 
     def decrypt(self, text: str) -> str:
         """Raises Undecryptable."""
+        return self._opened(text)[0]
+
+    def renewed(self, text: str) -> str | None:
+        """The text under the current key; None when it is already. Raises Undecryptable."""
+        clear, current = self._opened(text)
+        return None if current else self.encrypt(clear)
+
+    def _opened(self, text: str) -> tuple[str, bool]:
+        """The text in clear, and whether the current key opened it."""
         if not text:
-            return ""
+            return "", True
         try:
             data = base64.b64decode(text, validate=True)
         except (binascii.Error, ValueError):
@@ -51,7 +60,8 @@ class TokenCipher:
             raise Undecryptable
         for cipher in self._ciphers:
             try:
-                return cipher.decrypt(data[:NONCE_BYTES], data[NONCE_BYTES:], None).decode()
+                clear = cipher.decrypt(data[:NONCE_BYTES], data[NONCE_BYTES:], None).decode()
+                return clear, cipher is self._ciphers[0]
             except (InvalidTag, UnicodeDecodeError):
                 continue
         raise Undecryptable

@@ -157,6 +157,9 @@ class StoreState:
     async def below(self, prefix: str) -> list[tuple[str, bytes]]:
         return await self._store.values_below(prefix)
 
+    async def replace(self, key: str, old: bytes, new: bytes) -> bool:
+        return await self._store.replace_value(key, old, new)
+
 
 def hashed(secret: str) -> str:
     return "sha256:" + hashlib.sha256(secret.encode()).hexdigest()

@@ -277,6 +277,10 @@ class EventStore:
         """Keys and values of all keys that begin with `prefix`."""
         return await self._ask(self._backend.values_below, prefix)
 
+    async def replace_value(self, key: str, old: bytes, new: bytes) -> bool:
+        """Put `new` in the place of `old`, whose time to live stays; False where something else is by now."""
+        return await self._run(self._backend.replace_value, key, old, new)
+
     async def delete_value(self, key: str) -> None:
         await self._run(self._backend.delete_value, key)
 

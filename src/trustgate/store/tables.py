@@ -275,6 +275,11 @@ class Tables(Generic[D]):
             )
         )
 
+    def replace_value(self, key: str, old: bytes, new: bytes) -> bool:
+        """Whether `old` was there still, and is `new` now."""
+        statement = "UPDATE tg_values SET value = ? WHERE key = ? AND value = ? RETURNING key"
+        return bool(self._write_returning(statement, (new, key, old)))
+
     def value(self, key: str) -> bytes | None:
         rows = self._read(
             "SELECT value FROM tg_values WHERE key = ? AND (expires_at IS NULL OR expires_at > {now})", (key,)
