@@ -14,7 +14,7 @@ from trustgate.policies.azure_content_safety_settings import (
     Settings,
     check,
 )
-from trustgate.policies.model import Effect, Mark, PolicyRequest, Run, reject
+from trustgate.policies.model import Effect, Extras, Mark, PolicyRequest, Run, reject
 from trustgate.policies.plugin import Binding, Plugin, PolicyError
 from trustgate.policies.replies import read_reply
 from trustgate.policies.texts import prompt_of, prompt_text
@@ -30,6 +30,17 @@ class _Analysis(msgspec.Struct):
 
 class _Answer(msgspec.Struct):
     categoriesAnalysis: list[_Analysis] = []
+
+
+class SafetyExtras(Extras, kw_only=True):
+    endpoint: str = ""
+    output_type: str = ""
+    severities: dict[str, int] = msgspec.field(default_factory=dict)
+    breached_categories: list[dict[str, Any]] = msgspec.field(default_factory=list)
+    decision: str = ""
+    mode: str = ""
+    latency_ms: int = 0
+    failed_open: bool = False
 
 
 class AzureContentSafety:
@@ -52,34 +63,39 @@ class AzureContentSafety:
         text = prompt_text(prompt) if prompt is not None else ""
         if not text.strip():
             return None
-        extras: dict[str, Any] = {"endpoint": self._endpoint, "output_type": self._output_type}
-        mark.extras = extras
+        extras = SafetyExtras(endpoint=self._endpoint, output_type=self._output_type, mode=self._mode)
         started = time.perf_counter()
         try:
             severities = await self._ask(text)
         except PolicyError:
-            extras |= {"mode": self._mode, "latency_ms": _since(started), "failed_open": True}
+            extras.failed_open = True
             if not self._blocking:
                 return None
-            extras["decision"] = mark.decision = "failed_closed"
+            extras.decision = mark.decision = "failed_closed"
             raise
-        extras["severities"] = severities
+        else:
+            return self._judge(severities, mark, extras)
+        finally:
+            extras.latency_ms = round((time.perf_counter() - started) * 1000)
+            mark.tell(extras)
+
+    def _judge(self, severities: dict[str, int], mark: Mark, extras: SafetyExtras) -> Effect | None:
+        extras.severities = severities
         breached = [
             {"category": name, "severity": severity, "threshold": self._thresholds[name]}
             for name, severity in severities.items()
             if name in self._thresholds and severity >= self._thresholds[name]
         ]
-        extras |= {"mode": self._mode, "latency_ms": _since(started)}
         if not breached:
-            extras["decision"] = mark.decision = "allowed"
+            extras.decision = mark.decision = "allowed"
             return None
-        extras["breached_categories"] = breached
+        extras.breached_categories = breached
         worst = max(breached, key=lambda found: found["severity"])
         mark.score, mark.score_label = worst["severity"] / HIGHEST_SEVERITY, worst["category"]
         if not self._blocking:
-            extras["decision"] = mark.decision = "reported"
+            extras.decision = mark.decision = "reported"
             return None
-        extras["decision"], mark.decision = "blocked", "block"
+        extras.decision, mark.decision = "blocked", "block"
         error = {"type": "content_flagged", "message": self._message, "categories": breached}
         return reject(403, self._message, type="content_flagged", body={"error": error})
 
@@ -90,10 +106,6 @@ class AzureContentSafety:
             raise PolicyError(f"content safety answered {reply.status}")
         found = read_reply(reply, _Answer, "content safety").categoriesAnalysis
         return {analysis.category: analysis.severity for analysis in found}
-
-
-def _since(started: float) -> int:
-    return round((time.perf_counter() - started) * 1000)
 
 
 PLUGIN = Plugin(

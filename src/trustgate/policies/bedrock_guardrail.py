@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 from urllib.parse import quote as percent
 
 import msgspec
@@ -17,7 +17,7 @@ from trustgate.policies.bedrock_guardrail_settings import (
     check,
 )
 from trustgate.policies.conversation import Slot, joined
-from trustgate.policies.model import Effect, Mark, PolicyRequest, PolicyResponse, Run, reject, stop
+from trustgate.policies.model import Effect, Extras, Mark, PolicyRequest, PolicyResponse, Run, reject, stop
 from trustgate.policies.plugin import REQUEST_BODY, RESPONSE_BODY, Binding, Plugin, PolicyError
 from trustgate.policies.replies import read_reply
 from trustgate.policies.texts import answer_of, prompt_of
@@ -101,6 +101,23 @@ def findings(assessments: list[_Assessment]) -> list[Found]:
     return found
 
 
+class GuardrailExtras(Extras, kw_only=True):
+    guardrail_id: str = ""
+    version: str = ""
+    region: str = ""
+    stage: str = ""
+    mode: str = ""
+    decision: str = ""
+    policy: str = ""
+    type: str = ""
+    action: str = ""
+    name: str = ""
+    latency_ms: int = 0
+    degraded: bool = False
+    degraded_reason: str = ""
+    message: str = ""
+
+
 class BedrockGuardrail:
     waits = True
 
@@ -154,27 +171,27 @@ class BedrockGuardrail:
 
     async def _screen(self, source: str, text: str, mark: Mark) -> tuple[Effect | None, str | None]:
         """An effect (None: pass), or the masked text to write back."""
-        extras: dict[str, Any] = {
-            "guardrail_id": self._settings.guardrail_id,
-            "version": self._version,
-            "region": self._region,
-            "stage": mark.stage,
-            "mode": self._mode,
-        }
-        if self._settings.message:
-            extras["message"] = self._settings.message
-        mark.extras = extras
+        extras = GuardrailExtras(
+            guardrail_id=self._settings.guardrail_id,
+            version=self._version,
+            region=self._region,
+            stage=mark.stage,
+            mode=self._mode,
+            message=self._settings.message,
+        )
         started = time.perf_counter()
         try:
             answer = await self._apply(source, text)
         except PolicyError:
             if not self._blocking:
                 return None, None
-            extras["decision"] = mark.decision = "failed_closed"
+            extras.decision = mark.decision = "failed_closed"
             raise
+        else:
+            return self._judge(answer, mark, extras)
         finally:
-            extras["latency_ms"] = round((time.perf_counter() - started) * 1000)
-        return self._judge(answer, mark, extras)
+            extras.latency_ms = round((time.perf_counter() - started) * 1000)
+            mark.tell(extras)
 
     async def _apply(self, source: str, text: str) -> _Answer:
         body = msgspec.json.encode({"source": source, "content": [{"text": {"text": text}}]})
@@ -183,26 +200,27 @@ class BedrockGuardrail:
             raise PolicyError(f"guardrail answered {reply.status}")
         return read_reply(reply, _Answer, "guardrail")
 
-    def _judge(self, answer: _Answer, mark: Mark, extras: dict[str, Any]) -> tuple[Effect | None, str | None]:
+    def _judge(self, answer: _Answer, mark: Mark, extras: GuardrailExtras) -> tuple[Effect | None, str | None]:
         found = findings(answer.assessments or [])
         blocks = [one for one in found if one.action == BLOCKED or (one.action == ANONYMIZED and not self._masks)]
         masks = [one for one in found if one.action == ANONYMIZED]
         finding = next(iter(blocks or masks), None)
         if finding is None:
-            extras["decision"] = mark.decision = "allowed"
+            extras.decision = mark.decision = "allowed"
             return None, None
-        extras |= {"policy": finding.policy, "type": finding.type, "action": finding.action, "name": finding.name}
+        extras.policy, extras.type, extras.action = finding.policy, finding.type, finding.action
+        extras.name = finding.name
         mark.score, mark.score_label = 0.0, finding.name or finding.policy
         if not self._blocking:
-            extras["decision"] = mark.decision = "reported"
+            extras.decision = mark.decision = "reported"
             return None, None
         if not blocks:
             text = next((output.text for output in answer.outputs or () if output.text), "")
             if text:
-                extras["decision"] = mark.decision = "anonymized"
+                extras.decision = mark.decision = "anonymized"
                 return None, text
-            extras |= {"degraded": True, "degraded_reason": NO_OUTPUT}
-        extras["decision"], mark.decision = "blocked", "block"
+            extras.degraded, extras.degraded_reason = True, NO_OUTPUT
+        extras.decision, mark.decision = "blocked", "block"
         error = {"type": "guardrail_blocked", "policy": finding.policy}
         if finding.name:
             error["name"] = finding.name

@@ -165,6 +165,10 @@ def stop(status: int, body: bytes, headers: Headers | None = None) -> Effect:
     return Effect(headers=headers or [], outcome=Outcome(kind="stop", status=status, body=body))
 
 
+class Extras(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """What a plugin tells of a run, in the documented order. Members with a default are left out while they have it."""
+
+
 class Mark(msgspec.Struct, kw_only=True):
     """Telemetry of one run: an entry of the event's `policy_chain`."""
 
@@ -182,6 +186,9 @@ class Mark(msgspec.Struct, kw_only=True):
     @property
     def flagged(self) -> bool:
         return self.error or self.status_code >= 400 or self.decision in FLAGGED
+
+    def tell(self, extras: Extras) -> None:
+        self.extras = msgspec.to_builtins(extras)
 
     @property
     def telling(self) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from trustgate.policies.model import Effect, Mark, PolicyRequest, PolicyResponse, Run, reject
+from trustgate.policies.model import Effect, Extras, Mark, PolicyRequest, PolicyResponse, Run, reject
 from trustgate.policies.openai_moderation_settings import DEFAULT_MESSAGE, DEFAULT_MODEL, Settings, check
 from trustgate.policies.plugin import Binding, Plugin, PolicyError
 from trustgate.policies.replies import read_reply
@@ -23,6 +23,16 @@ class _Result(msgspec.Struct):
 
 class _Answer(msgspec.Struct):
     results: list[_Result] = []
+
+
+class ModerationExtras(Extras, kw_only=True):
+    model: str = ""
+    category_scores: dict[str, float] = msgspec.field(default_factory=dict)
+    max_score: float
+    max_score_category: str = ""
+    flagged_by_openai: bool
+    flagged_categories: list[dict[str, Any]] = msgspec.field(default_factory=list)
+    decision: str = ""
 
 
 class OpenAIModeration:
@@ -59,16 +69,16 @@ class OpenAIModeration:
     async def _screen(self, text: str, mark: Mark) -> Effect | None:
         if not text.strip():
             return None
-        extras: dict[str, Any] = {"model": self._model}
-        mark.extras = extras
+        extras = ModerationExtras(model=self._model, max_score=0.0, flagged_by_openai=False)
         try:
             results = await self._ask(text)
         except PolicyError:
-            decision = "unavailable" if self._blocking else "failed_open"
-            extras |= {"max_score": 0.0, "flagged_by_openai": False, "decision": decision}
-            mark.decision = decision
+            extras.decision = mark.decision = "unavailable" if self._blocking else "failed_open"
             return reject(502, UNAVAILABLE["error"]["message"], body=UNAVAILABLE) if self._blocking else None
-        return self._judge(results, mark, extras)
+        else:
+            return self._judge(results, mark, extras)
+        finally:
+            mark.tell(extras)
 
     async def _ask(self, text: str) -> list[_Result]:
         body = msgspec.json.encode({"model": self._model, "input": [{"type": "text", "text": text}]})
@@ -77,7 +87,7 @@ class OpenAIModeration:
             raise PolicyError(f"moderation answered {reply.status}")
         return read_reply(reply, _Answer, "moderation").results
 
-    def _judge(self, results: list[_Result], mark: Mark, extras: dict[str, Any]) -> Effect | None:
+    def _judge(self, results: list[_Result], mark: Mark, extras: ModerationExtras) -> Effect | None:
         scores: dict[str, float] = {}
         flags: dict[str, bool] = {}
         for result in results:
@@ -89,18 +99,15 @@ class OpenAIModeration:
         evaluated = sorted(name for name in scores.keys() | flags.keys() if not chosen or name in chosen)
         violations = [found for name in evaluated if (found := self._violation(name, scores, flags)) is not None]
         top = max(evaluated, key=lambda name: scores.get(name, 0.0), default="")
-        extras |= {
-            "category_scores": {name: scores[name] for name in evaluated if name in scores},
-            "max_score": scores.get(top, 0.0),
-            "max_score_category": top,
-            "flagged_by_openai": any(result.flagged for result in results),
-        }
+        extras.category_scores = {name: scores[name] for name in evaluated if name in scores}
+        extras.max_score, extras.max_score_category = scores.get(top, 0.0), top
+        extras.flagged_by_openai = any(result.flagged for result in results)
         if not violations:
-            extras["decision"] = mark.decision = "allowed"
+            extras.decision = mark.decision = "allowed"
             return None
-        extras["flagged_categories"] = violations
+        extras.flagged_categories = violations
         mark.score, mark.score_label = scores.get(top, 0.0), top
-        extras["decision"] = mark.decision = "block" if self._blocking else "reported"
+        extras.decision = mark.decision = "block" if self._blocking else "reported"
         if not self._blocking:
             return None
         error = {"type": "content_flagged", "message": self._message, "categories": violations}

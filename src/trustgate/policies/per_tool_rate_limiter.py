@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from trustgate.limits import Charge, Op, Peek, Peeked, Window
+from trustgate.limits import Charge, Charged, Op, Peek, Peeked, Reply, Window
 from trustgate.policies.bodies import asks_for_stream
 from trustgate.policies.conversation import Call, Prompt
 from trustgate.policies.dialects import refuse_calls
@@ -46,8 +46,17 @@ class Quota(msgspec.Struct, frozen=True):
         return max(seconds for seconds, _ in self.windows)
 
 
-class Spent(msgspec.Struct, frozen=True):
-    """The first window of a tool that has no call left."""
+class Result(msgspec.Struct, frozen=True):
+    """A tool's result in a conversation, which counts once."""
+
+    call_id: str
+    tool: str
+    quota: Quota
+    charge: Charge
+
+
+class Level(msgspec.Struct, frozen=True):
+    """How far one window of a tool is used."""
 
     key: str
     seconds: int
@@ -77,20 +86,22 @@ class ToolQuota:
         keys = self._keys(tool, quota)
         return tuple(Window(key, seconds * 1000) for key, (seconds, _) in zip(keys, quota.windows, strict=True))
 
-    async def _spent(self, tools: dict[str, Quota], counting: list[Op]) -> dict[str, Spent]:
-        """The tools without a call left before `counting` was applied; all of it in one round trip."""
-        if not tools and not counting:
+    async def _spent(self, tools: dict[str, Quota], results: list[Result], mark: Mark) -> dict[str, Level]:
+        """The tools without a call left before `results` were counted; all of it in one round trip."""
+        if not tools and not results:
             return {}
         peeks: list[Op] = [Peek(self._keys(tool, quota)) for tool, quota in tools.items()]
-        replies = await self._limits.run((*peeks, *counting))
-        found: dict[str, Spent] = {}
+        replies = await self._limits.run((*peeks, *(result.charge for result in results)))
+        for result, reply in zip(results, replies[len(peeks) :], strict=True):
+            self._report_counted(mark, result.tool, result.quota, reply, result.call_id)
+        found: dict[str, Level] = {}
         for (tool, quota), reply in zip(tools.items(), replies, strict=False):
             if not isinstance(reply, Peeked):
                 raise PolicyError("unexpected reply of the counters")
             keys = self._keys(tool, quota)
             for index, (seconds, most) in enumerate(quota.windows):
                 if reply.values[index] >= most:
-                    found[tool] = Spent(keys[index], seconds, most, reply.values[index], reply.ttls_ms[index])
+                    found[tool] = Level(keys[index], seconds, most, reply.values[index], reply.ttls_ms[index])
                     break
         return found
 
@@ -104,7 +115,7 @@ class ToolQuota:
         if offered is None or prompt is None:
             return None
         ruled = {tool.name: quota for tool in offered if (quota := self._rule(tool.name)) is not None}
-        spent = await self._spent(ruled, self._results(prompt, mark))
+        spent = await self._spent(ruled, self._results(prompt), mark)
         dropped: set[str] = set()
         for tool in offered:
             level = spent.get(tool.name)
@@ -120,13 +131,13 @@ class ToolQuota:
             return None
         return Effect(body=with_tools(request, [tool for tool in offered if tool.name not in dropped]))
 
-    def _results(self, prompt: Prompt, mark: Mark) -> list[Op]:
-        """A charge for each result, in the newest round of calls, of a tool that has a rule."""
+    def _results(self, prompt: Prompt) -> list[Result]:
+        """The results, in the newest round of calls, of tools that have a rule."""
         last = next((at for at in range(len(prompt.turns) - 1, -1, -1) if prompt.turns[at].calls), None)
         if last is None:
             return []
         names = {call.id: call.name for call in prompt.turns[last].calls if call.id}
-        ops: list[Op] = []
+        found: list[Result] = []
         for turn in prompt.turns[last + 1 :]:
             tool = names.get(turn.call_id) if turn.role == "tool" else None
             quota = self._rule(tool) if tool else None
@@ -134,11 +145,9 @@ class ToolQuota:
                 continue
             windows = self._windows(tool, quota)
             dedupe = f"pertoolrl:dedupe:{self._owner}:{turn.call_id}"
-            ops.append(Charge(windows, once_key=dedupe, once_ttl_ms=quota.longest_s * 1000))
-            mark.extras = self._extras(mark, tool, windows[0].key, quota.windows[0], quota.behavior) | {
-                "tool_call_id": turn.call_id
-            }
-        return ops
+            charge = Charge(windows, once_key=dedupe, once_ttl_ms=quota.longest_s * 1000)
+            found.append(Result(turn.call_id, tool, quota, charge))
+        return found
 
     async def pre_response(
         self, request: PolicyRequest, response: PolicyResponse, run: Run, mark: Mark
@@ -157,12 +166,12 @@ class ToolQuota:
             for call in answer.calls
             if (quota := self._rule(call.name)) is not None and quota.behavior == "inject_error_result"
         }
-        spent = await self._spent(ruled, [])
+        spent = await self._spent(ruled, [], mark)
         refused: list[Call] = [call for call in answer.calls if call.name in spent]
         if not refused:
             return None
         for call in refused:
-            self._report(mark, call.name, spent[call.name], "inject_error_result")
+            self._report(mark, call.name, spent[call.name], "inject_error_result", call.id)
         text = "".join(
             f"The tool {quote(call.name)} (call {call.id}) is rate limited and was not executed."
             " Please slow down and retry later."
@@ -176,7 +185,7 @@ class ToolQuota:
         quota = self._rule(tool)
         if quota is None:
             return None
-        spent = await self._spent({tool: quota}, [])
+        spent = await self._spent({tool: quota}, [], mark)
         if tool not in spent:
             return None
         self._report(mark, tool, spent[tool], quota.behavior)
@@ -187,32 +196,39 @@ class ToolQuota:
         quota = self._rule(tool)
         if quota is None:
             return None
-        windows = self._windows(tool, quota)
-        await self._limits.run((Charge(windows),))
-        mark.extras = self._extras(mark, tool, windows[0].key, quota.windows[0], quota.behavior)
+        (reply,) = await self._limits.run((Charge(self._windows(tool, quota)),))
+        self._report_counted(mark, tool, quota, reply)
         return None
 
-    def _extras(self, mark: Mark, tool: str, key: str, window: tuple[int, int], behavior: str) -> dict[str, Any]:
+    def _report_counted(self, mark: Mark, tool: str, quota: Quota, reply: Reply, call_id: str = "") -> None:
+        """Tell of the first window of a call that was just counted; one that had been counted before is not told."""
+        if isinstance(reply, Charged) and reply.values:
+            key, (seconds, most) = self._keys(tool, quota)[0], quota.windows[0]
+            level = Level(key, seconds, most, reply.values[0], reply.ttls_ms[0])
+            mark.extras = self._extras(mark, tool, level, quota.behavior, exceeded=False, call_id=call_id)
+
+    def _report(self, mark: Mark, tool: str, spent: Level, behavior: str, call_id: str = "") -> None:
+        mark.decision = self._binding.label
+        mark.extras = self._extras(mark, tool, spent, behavior, exceeded=True, call_id=call_id)
+
+    def _extras(
+        self, mark: Mark, tool: str, level: Level, behavior: str, *, exceeded: bool, call_id: str
+    ) -> dict[str, Any]:
         return {
             "stage": mark.stage,
-            "counter_key": key,
+            "counter_key": level.key,
             "tool": tool,
+            **({"tool_call_id": call_id} if call_id else {}),
             "dimension": self._binding.dimension,
             "subject": self._binding.subject,
-            "window_max": window[1],
-            "window_seconds": window[0],
+            "window_max": level.most,
+            "window_seconds": level.seconds,
+            "current_count": level.count,
             "behavior": behavior,
-            "limit_exceeded": False,
+            "limit_exceeded": exceeded,
         }
 
-    def _report(self, mark: Mark, tool: str, spent: Spent, behavior: str) -> None:
-        mark.decision = self._binding.label
-        mark.extras = self._extras(mark, tool, spent.key, (spent.seconds, spent.most), behavior) | {
-            "current_count": spent.count,
-            "limit_exceeded": True,
-        }
-
-    def _refusal(self, tool: str, spent: Spent) -> Effect:
+    def _refusal(self, tool: str, spent: Level) -> Effect:
         dimension = self._binding.dimension
         left_s = -(-spent.ttl_ms // 1000) or spent.seconds
         headers: Headers = [

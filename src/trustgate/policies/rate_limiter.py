@@ -64,7 +64,7 @@ class RateLimiter:
         self._retry_after = settings.retry_after or str(-(-window_ns // SECOND))
         self._header = settings.group_by_header.lower().encode()
         self._key = f"ratelimit:{binding.policy_id}:{binding.dimension}:{binding.subject}"
-        self._always = binding.mode != "enforce"
+        self._observes = binding.mode == "observe"
         self._delay_s = min(self._window_s / settings.limit, LONGEST_DELAY_S) if binding.mode == "throttle" else 0.0
         self._names = tuple(f"X-RateLimit-{binding.dimension}-{what}" for what in ("Limit", "Remaining", "Reset"))
         self._limit_text = str(settings.limit)
@@ -75,9 +75,8 @@ class RateLimiter:
         key = self._key
         if self._header and (value := request.header(self._header)):
             key = f"{key}:hdr:{value}"
-        (slid,) = await self._limits.run((Slide(key, self._window_ms, self._limit, self._always),))
-        if not isinstance(slid, Slid):
-            raise PolicyError("unexpected reply of the counters")
+        reset = str(int(self._clock() + self._window_s))
+        slid = await self._slide(key, self._observes)
         count, exceeded = slid.count, slid.count >= self._limit
         extras = mark.extras = {"rate_limit_exceeded": exceeded, "exceeded_type": self._binding.dimension}
         if exceeded:
@@ -87,20 +86,24 @@ class RateLimiter:
         extras["limit"] = self._limit
         extras["window"] = self._window
         if not slid.recorded:
-            return self._refusal(max(0, self._limit - count))
-        if exceeded and self._delay_s:
+            if not self._delay_s:
+                return self._refusal(max(0, self._limit - count), reset)
+            # Recorded behind the delay: a client that leaves while it waits has used nothing.
             await trio.sleep(self._delay_s)
-        return Effect(headers=self._headers(max(0, self._limit - count - 1)))
+            await self._slide(key, always=True)
+        return Effect(headers=self._headers(max(0, self._limit - count - 1), reset))
 
-    def _headers(self, remaining: int) -> Headers:
+    async def _slide(self, key: str, always: bool) -> Slid:
+        (slid,) = await self._limits.run((Slide(key, self._window_ms, self._limit, always),))
+        if not isinstance(slid, Slid):
+            raise PolicyError("unexpected reply of the counters")
+        return slid
+
+    def _headers(self, remaining: int, reset_at: str) -> Headers:
         limit, left, reset = self._names
-        return [
-            (limit, self._limit_text),
-            (left, str(remaining)),
-            (reset, str(int(self._clock() + self._window_s))),
-        ]
+        return [(limit, self._limit_text), (left, str(remaining)), (reset, reset_at)]
 
-    def _refusal(self, remaining: int) -> Effect:
+    def _refusal(self, remaining: int, reset_at: str) -> Effect:
         dimension = self._binding.dimension
         message = f"Request blocked: {dimension} rate limit exceeded. Retry after {self._retry_after}s."
         body = {"error": "rate limit exceeded", "limit": self._limit, "message": message, "reason": dimension}
@@ -108,12 +111,14 @@ class RateLimiter:
         if seconds:
             body["retry_after_seconds"] = seconds
         body |= {"scope": dimension, "window": self._window}
-        headers = [*self._headers(remaining), ("Retry-After", header_text(self._retry_after))]
+        headers = [*self._headers(remaining, reset_at), ("Retry-After", header_text(self._retry_after))]
         return reject(429, message, type="rate_limit_exceeded", body=body, headers=headers)
 
 
 def _positive_int(text: str) -> int:
-    return int(text) if text.isascii() and text.isdigit() else 0
+    """A whole number of 64 bits, 0 for any other text."""
+    number = int(text) if len(text) < 20 and text.isascii() and text.isdigit() else 0
+    return number if number < 1 << 63 else 0
 
 
 PLUGIN = Plugin(

@@ -11,7 +11,7 @@ from trustgate.policies.globs import PatternError, tool_pattern
 from trustgate.policies.model import JSON_HEADERS, Effect, Mark, PolicyRequest, Run, stop
 from trustgate.policies.plugin import REQUEST_BODY, Binding, Environment, Plugin
 from trustgate.policies.settings import SettingsError, options, setting
-from trustgate.policies.tools import offered_tools, with_tools, without_tools_field
+from trustgate.policies.tools import Tool, offered_tools, with_tools, without_tools_field
 
 ON_EMPTY = ("reject", "pass_through_empty", "strip_tools_field")
 
@@ -73,32 +73,32 @@ class ToolAllowlist:
         if not tools:
             return None
         kept = [tool for tool in tools if self._keeps(tool.name)]
-        extras = mark.extras = {
+        action, effect = "skipped", None
+        if not self._blocking:
+            mark.decision = "observe"
+        elif len(kept) < len(tools):
+            action, effect = self._filter(request, tools, kept)
+        mark.extras = {
             "provider": request.provider,
             "tools_requested": [tool.name for tool in tools],
             "tools_allowed": [tool.name for tool in kept],
             "tools_removed": [tool.name for tool in tools if not self._keeps(tool.name)],
-            "action": "skipped",
+            "action": action,
+            **({} if kept or effect is None else {"on_empty": self._on_empty}),
             "decision": self._label,
         }
-        if not self._blocking:
-            mark.decision = "observe"
-            return None
-        if len(kept) == len(tools):
-            return None
+        return effect
+
+    def _filter(self, request: PolicyRequest, tools: list[Tool], kept: list[Tool]) -> tuple[str, Effect]:
+        """The action's name, and what it does."""
         if kept:
-            extras["action"] = "stripped"
-            return Effect(body=with_tools(request, kept))
-        extras["on_empty"] = self._on_empty
+            return "stripped", Effect(body=with_tools(request, kept))
         if self._on_empty == "reject":
-            extras["action"] = "rejected"
             error = {"type": "no_tools_allowed", "requested": [tool.name for tool in tools], "allowed_after_filter": []}
-            return stop(403, msgspec.json.encode({"error": error}), list(JSON_HEADERS))
+            return "rejected", stop(403, msgspec.json.encode({"error": error}), list(JSON_HEADERS))
         if self._on_empty == "strip_tools_field":
-            extras["action"] = "stripped"
-            return Effect(body=without_tools_field(request))
-        extras["action"] = "pass_through"
-        return Effect(body=without_tools_field(request, empty=True))
+            return "stripped", Effect(body=without_tools_field(request))
+        return "pass_through", Effect(body=without_tools_field(request, empty=True))
 
 
 PLUGIN = Plugin(
