@@ -18,7 +18,7 @@ from trustgate.formats.errors import DecodeError
 from trustgate.policies.conversation import objects
 from trustgate.policies.dialects import GOOGLE, RESPONSES, format_of
 from trustgate.policies.durations import quote
-from trustgate.policies.model import Effect, Mark, PolicyRequest, Run, reject
+from trustgate.policies.model import Effect, Extras, Mark, PolicyRequest, Run, reject
 from trustgate.policies.plugin import REQUEST_BODY, Binding, Plugin
 from trustgate.policies.prompt_template_settings import (
     PLACEHOLDER,
@@ -48,6 +48,15 @@ class Refused(Exception):
         self.status = status
 
 
+class TemplateExtras(Extras, kw_only=True):
+    decision: str
+    injected_ids: list[str] = msgspec.field(default_factory=list)
+    skipped_ids: list[str] = msgspec.field(default_factory=list)
+    unresolved_variables: list[str] = msgspec.field(default_factory=list)
+    resolved_template: str = ""
+    discarded_messages: int = 0
+
+
 class PromptTemplate:
     waits = False
 
@@ -65,11 +74,9 @@ class PromptTemplate:
         except DecodeError:
             body = {"error": "invalid_request", "message": "the request body must be a JSON object"}
             return reject(400, body["message"], type="invalid_request", body=body)
-        extras: dict[str, Any] = {"decision": "no_op"}
-        mark.extras = extras
+        extras = TemplateExtras(decision="no_op" if self._blocking else "observed")
         if not self._blocking:
             mark.decision = "observe"
-            extras["decision"] = "observed"
         properties = tree.pop("properties", None)
         without = tree if self._blocking else fj.object_tree(fj.encode(tree))
         before = fj.encode(tree)
@@ -78,16 +85,18 @@ class PromptTemplate:
         except Refused as refused:
             if self._blocking:
                 return reject(refused.status, str(refused), type=refused.type)
+        finally:
+            mark.tell(extras)
         after = fj.encode(without) if self._blocking else before
         if after == before and properties is None:
             return None
         return Effect(body=after)
 
-    def _apply(self, tree: Tree, properties: Tree, request: PolicyRequest, run: Run, extras: dict[str, Any]) -> None:
+    def _apply(self, tree: Tree, properties: Tree, request: PolicyRequest, run: Run, extras: TemplateExtras) -> None:
         context = self._context(request, run) if self._settings.context_variables else {}
-        observed = extras["decision"] == "observed"
-        if self._settings.named_templates and self._render_named(tree, properties, context, extras) and not observed:
-            extras["decision"] = "rendered"
+        rendered = bool(self._settings.named_templates) and self._render_named(tree, properties, context, extras)
+        if rendered and self._blocking:
+            extras.decision = "rendered"
         if self._settings.inject_templates:
             self._inject(tree, context, format_of(request), extras)
 
@@ -113,7 +122,7 @@ class PromptTemplate:
         verified: Tree | None = run.notes.get(VERIFIED_CLAIMS)
         return verified or {}
 
-    def _render_named(self, tree: Tree, properties: Tree, context: dict[str, str], extras: dict[str, Any]) -> bool:
+    def _render_named(self, tree: Tree, properties: Tree, context: dict[str, str], extras: TemplateExtras) -> bool:
         messages = tree.get("messages")
         reference = self._reference(messages if isinstance(messages, list) else [])
         if reference is None:
@@ -125,7 +134,7 @@ class PromptTemplate:
         _check_variables(version.required_variables, properties)
         variables = context | {key: _stringified(value) for key, value in properties.items() if value is not None}
         rendered = self._fill(version.content, variables)
-        extras["resolved_template"] = f"{name}@{label or self._settings.default_label}"
+        extras.resolved_template = f"{name}@{label or self._settings.default_label}"
         if rendered.lstrip().startswith("["):
             try:
                 new = fj.tree(rendered.encode())
@@ -136,7 +145,7 @@ class PromptTemplate:
         else:
             new = [{"role": "user", "content": rendered}]
         if isinstance(messages, list) and len(messages) > 1:
-            extras["discarded_messages"] = len(messages) - 1
+            extras.discarded_messages = len(messages) - 1
         tree["messages"] = new
         return True
 
@@ -182,7 +191,7 @@ class PromptTemplate:
     def _cleaned(self, text: str) -> str:
         return text.translate(_CONTROL) if self._settings.escape_json_control_chars else text
 
-    def _inject(self, tree: Tree, context: dict[str, str], format_: str, extras: dict[str, Any]) -> None:
+    def _inject(self, tree: Tree, context: dict[str, str], format_: str, extras: TemplateExtras) -> None:
         injected: list[str] = []
         skipped: list[str] = []
         unresolved: set[str] = set()
@@ -197,19 +206,16 @@ class PromptTemplate:
                 text = PLACEHOLDER.sub(lambda match: self._cleaned(context.get(match.group(1), "")), template.content)
                 ready.append((template, text))
         if unresolved:
-            extras["unresolved_variables"] = sorted(unresolved)
+            extras.unresolved_variables = sorted(unresolved)
             raise Refused(
                 "template_variable_unresolved", f"context variable {quote(min(unresolved))} could not be resolved"
             )
         for template, text in ready:
             if insert(tree, format_, template.role or "system", text, template.on_existing_system == "replace"):
                 injected.append(template.id)
-        if injected:
-            extras["injected_ids"] = injected
-        if skipped:
-            extras["skipped_ids"] = skipped
-        if extras["decision"] == "no_op":
-            extras["decision"] = "injected" if injected else "skipped" if skipped else "no_op"
+        extras.injected_ids, extras.skipped_ids = injected, skipped
+        if extras.decision == "no_op":
+            extras.decision = "injected" if injected else "skipped" if skipped else "no_op"
 
 
 def insert(tree: Tree, format_: str, role: str, text: str, replace: bool) -> bool:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import msgspec
 
 from trustgate.policies.answer_identity import Identity, identify
 from trustgate.policies.answer_store import AnswerStore, StoreError
 from trustgate.policies.dialects import format_of
-from trustgate.policies.model import Effect, Headers, Mark, PolicyRequest, PolicyResponse, Run, stop
+from trustgate.policies.model import Effect, Extras, Headers, Mark, PolicyRequest, PolicyResponse, Run, stop
 from trustgate.policies.plugin import METADATA, RESPONSE_BODY, Binding, Plugin, PolicyError, Services
 from trustgate.policies.reassembly import reassemble
 from trustgate.policies.replies import read_reply
@@ -35,6 +34,23 @@ class Seen(msgspec.Struct):
 
     identity: Identity
     vector: list[float] | None = None
+
+
+class CacheExtras(Extras, kw_only=True):
+    cache_hit: bool
+    similarity: float = 0.0
+    threshold: float
+    embedding_size: int = 0
+    vector_dimension: int = 0
+    stored: bool
+    degraded: bool = False
+    degraded_reason: str = ""
+    mode: str = ""
+    scope: str = ""
+    vector_store: str = ""
+    match_type: str = ""
+    bypassed: bool = False
+    skip_reason: str = ""
 
 
 class SemanticCache:
@@ -75,22 +91,36 @@ class SemanticCache:
         return bool(control & {"no-cache", "no-store"}) or bool(request.header(self._bypass))
 
     async def pre_request(self, request: PolicyRequest, run: Run, mark: Mark) -> Effect | None:
-        extras: dict[str, Any] = {"cache_hit": False, "threshold": self._threshold, "stored": False}
-        extras |= {"mode": self._mode, "scope": self._settings.scope or "consumer", "vector_store": self._store_name}
-        mark.extras = extras
+        extras = self._extras()
+        try:
+            return await self._answer(request, run, mark, extras)
+        finally:
+            mark.tell(extras)
+
+    def _extras(self) -> CacheExtras:
+        return CacheExtras(
+            cache_hit=False,
+            threshold=self._threshold,
+            stored=False,
+            mode=self._mode,
+            scope=self._settings.scope or "consumer",
+            vector_store=self._store_name,
+        )
+
+    async def _answer(self, request: PolicyRequest, run: Run, mark: Mark, extras: CacheExtras) -> Effect:
         if self._bypassed(request):
-            extras["bypassed"] = True
+            extras.bypassed = True
             return Effect(headers=list(MISS))
         partition = self._partition(request)
         if not partition:
-            extras |= {"degraded": True, "degraded_reason": "no_partition"}
+            extras.degraded, extras.degraded_reason = True, "no_partition"
             return Effect(headers=list(MISS))
         identity = identify(request, partition)
         if identity.stream and self._settings.skip_if_streaming:
-            extras |= {"bypassed": True, "skip_reason": "streaming"}
+            extras.bypassed, extras.skip_reason = True, "streaming"
             return Effect(headers=list(MISS))
         if identity.has_tools and self._skip_tools:
-            extras["skip_reason"] = "tools_present"
+            extras.skip_reason = "tools_present"
             return Effect(headers=list(MISS))
         if not identity.text.strip():
             return Effect(headers=list(MISS))
@@ -99,7 +129,7 @@ class SemanticCache:
         found = await self._lookup(seen, extras)
         if found is None:
             return Effect(headers=list(MISS))
-        extras["cache_hit"] = True
+        extras.cache_hit = True
         if not self._blocking:
             mark.decision = "observe"
             return Effect(headers=list(MISS))
@@ -110,38 +140,38 @@ class SemanticCache:
         body, content_type = replay(answer, identity.stream)
         return stop(200, body, [*headers, ("Content-Type", content_type)])
 
-    async def _lookup(self, seen: Seen, extras: dict[str, Any]) -> tuple[bytes, float | None] | None:
+    async def _lookup(self, seen: Seen, extras: CacheExtras) -> tuple[bytes, float | None] | None:
         """The cached answer, and its similarity when it was found by meaning. Trouble is a miss."""
         identity = seen.identity
         try:
             if self._mode != "semantic":
                 answer = await self._store.get(identity.rule, identity.key)
                 if answer is not None:
-                    extras["match_type"] = "exact"
+                    extras.match_type = "exact"
                     return answer, None
             if self._mode == "exact":
                 return None
             vector = await self._embed(seen, extras)
             near = await self._store.nearest(identity.rule, vector) if vector is not None else None
         except StoreError as error:
-            extras |= {"degraded": True, "degraded_reason": str(error)}
+            extras.degraded, extras.degraded_reason = True, str(error)
             return None
         if near is None or near[0] < self._threshold:
             return None
-        extras |= {"match_type": "semantic", "similarity": near[0]}
+        extras.match_type, extras.similarity = "semantic", near[0]
         return near[1], near[0]
 
-    async def _embed(self, seen: Seen, extras: dict[str, Any]) -> list[float] | None:
+    async def _embed(self, seen: Seen, extras: CacheExtras) -> list[float] | None:
         """The normalised embedding of the text, asked for once a request; None when there is none."""
         if seen.vector is None and not self._api_key:
-            extras |= {"degraded": True, "degraded_reason": "embedding_service_unavailable"}
+            extras.degraded, extras.degraded_reason = True, "embedding_service_unavailable"
         elif seen.vector is None:
             try:
                 seen.vector = await self._ask(seen.identity.text)
             except PolicyError:
-                extras |= {"degraded": True, "degraded_reason": "embedding_failed"}
+                extras.degraded, extras.degraded_reason = True, "embedding_failed"
         if seen.vector is not None:
-            extras |= {"embedding_size": len(seen.vector), "vector_dimension": len(seen.vector)}
+            extras.embedding_size = extras.vector_dimension = len(seen.vector)
         return seen.vector
 
     async def _ask(self, text: str) -> list[float]:
@@ -161,28 +191,28 @@ class SemanticCache:
         seen = run.notes.pop(self._binding.policy_id, None)
         if not isinstance(seen, Seen) or not self._blocking or not response.body.strip():
             return
-        extras: dict[str, Any] = {"cache_hit": False, "threshold": self._threshold, "stored": False}
-        extras |= {"mode": self._mode, "scope": self._settings.scope or "consumer", "vector_store": self._store_name}
-        mark.extras = extras
-        if not (response.status in self._statuses if self._statuses else 200 <= response.status < 300):
-            extras["skip_reason"] = "status"
-            return
-        if self._skip_tools and calls_tools(request, response):
-            extras["skip_reason"] = "tools_present"
-            return
-        await self._keep(seen, response.body, extras)
+        extras = self._extras()
+        try:
+            if not (response.status in self._statuses if self._statuses else 200 <= response.status < 300):
+                extras.skip_reason = "status"
+            elif self._skip_tools and calls_tools(request, response):
+                extras.skip_reason = "tools_present"
+            else:
+                await self._keep(seen, response.body, extras)
+        finally:
+            mark.tell(extras)
 
-    async def _keep(self, seen: Seen, answer: bytes, extras: dict[str, Any]) -> None:
+    async def _keep(self, seen: Seen, answer: bytes, extras: CacheExtras) -> None:
         identity = seen.identity
         try:
             if self._mode != "semantic":
                 await self._store.put(identity.rule, identity.key, answer, self._ttl_s)
-                extras["stored"] = True
+                extras.stored = True
             if self._mode != "exact" and (vector := await self._embed(seen, extras)) is not None:
                 await self._store.add(identity.rule, vector, answer, self._ttl_s)
-                extras["stored"] = True
+                extras.stored = True
         except StoreError as error:
-            extras |= {"degraded": True, "degraded_reason": str(error)}
+            extras.degraded, extras.degraded_reason = True, str(error)
 
 
 def choose_store(wanted: str, services: Services) -> tuple[str, AnswerStore]:

@@ -12,7 +12,7 @@ from trustgate.policies import trustguard_masking as masking
 from trustgate.policies import trustguard_payload as payloads
 from trustgate.policies.conversation import Call
 from trustgate.policies.dialects import format_of
-from trustgate.policies.model import Effect, Headers, Mark, PolicyRequest, PolicyResponse, Run, reject, stop
+from trustgate.policies.model import Effect, Extras, Headers, Mark, PolicyRequest, PolicyResponse, Run, reject, stop
 from trustgate.policies.plugin import REQUEST_BODY, RESPONSE_BODY, Binding, HttpReply, Plugin, PolicyError
 from trustgate.policies.reassembly import reassemble
 from trustgate.policies.texts import answer_of, prompt_of
@@ -30,6 +30,21 @@ FAILURES = "trustguard_evaluate_failures_total"
 
 Apply = Callable[[Any], Effect]
 """Puts a transformed payload into effect; raises `MaskingFailed`."""
+
+
+class GuardExtras(Extras, kw_only=True):
+    direction: str = ""
+    status: str = ""
+    decision: str = ""
+    trace_id: str = ""
+    request_id: str = ""
+    findings_count: int = 0
+    findings: list[Finding] = msgspec.field(default_factory=list)
+    failed_open: bool = False
+    failed_closed: bool = False
+    failure_reason: str = ""
+    degraded: bool = False
+    degraded_reason: str = ""
 
 
 class TrustGuard:
@@ -102,8 +117,7 @@ class TrustGuard:
     ) -> Effect | None:
         if payload is None:
             return None
-        extras: dict[str, Any] = {"direction": direction}
-        mark.extras = extras
+        extras = GuardExtras(direction=direction)
         body = msgspec.json.encode(self._evaluation(request, direction, payload))
         playground = bool(request.header(b"x-ag-playground-token"))
         try:
@@ -116,7 +130,10 @@ class TrustGuard:
             verdict = read_verdict(reply)
         except PolicyError as error:
             return self._failed(error, mark, extras)
-        return self._judge(verdict, mark, extras, apply)
+        else:
+            return self._judge(verdict, mark, extras, apply)
+        finally:
+            mark.tell(extras)
 
     def _evaluation(self, request: PolicyRequest, direction: str, payload: Any) -> dict[str, Any]:
         model = {"name": request.requested_model, "provider": request.provider}
@@ -133,17 +150,17 @@ class TrustGuard:
             },
         }
 
-    def _refusal(self, reply: HttpReply, mark: Mark, extras: dict[str, Any]) -> Effect | None:
+    def _refusal(self, reply: HttpReply, mark: Mark, extras: GuardExtras) -> Effect | None:
         """Answers that refuse the request in every mode: limits of the service, and its mistrust of us."""
         if reply.status == 429:
-            extras["decision"], mark.decision = "blocked", "block"
+            extras.decision, mark.decision = "blocked", "block"
             headers: Headers = [
                 (name, reply.headers[name.lower()]) for name in FORWARDED if reply.headers.get(name.lower())
             ]
             return reject(429, "rate limit exceeded", body=reply.body or LIMITED, headers=headers)
         if reply.status == 503:
-            extras |= {"decision": "failed_closed", "failed_closed": True}
-            mark.decision = "failed_closed"
+            extras.decision = mark.decision = "failed_closed"
+            extras.failed_closed = True
             return reject(
                 503,
                 "rate limit entitlements unavailable",
@@ -151,55 +168,50 @@ class TrustGuard:
                 body=reply.body or NO_ENTITLEMENTS,
             )
         if reply.status in (401, 403):
-            extras |= {"decision": "failed_closed", "failed_closed": True, "failure_reason": "unauthorized"}
-            mark.decision = "failed_closed"
+            extras.decision = mark.decision = "failed_closed"
+            extras.failed_closed, extras.failure_reason = True, "unauthorized"
             self._count(FAILURES, {"reason": "unauthorized"})
             message = "trustguard authentication or configuration rejected"
             body = {"error": "trustguard_unauthorized", "message": message, "upstream_status": reply.status}
             return reject(502, message, type="trustguard_unauthorized", body=body)
         return None
 
-    def _failed(self, error: PolicyError, mark: Mark, extras: dict[str, Any]) -> Effect | None:
+    def _failed(self, error: PolicyError, mark: Mark, extras: GuardExtras) -> Effect | None:
         log.warning("TrustGuard could not evaluate", policy_id=self._binding.policy_id, error=str(error))
         reason = "unauthorized" if isinstance(error, Unauthorized) else "transport"
-        extras["failure_reason"] = reason
+        extras.failure_reason = reason
         if not self._fail_closed:
-            extras |= {"decision": "failed_open", "failed_open": True}
-            mark.decision = "failed_open"
+            extras.decision = mark.decision = "failed_open"
+            extras.failed_open = True
             return None
-        extras |= {"decision": "failed_closed", "failed_closed": True}
-        mark.decision = "failed_closed"
+        extras.decision = mark.decision = "failed_closed"
+        extras.failed_closed = True
         self._count(FAILURES, {"reason": reason})
         body = {"error": "trustguard_error", "message": UNAVAILABLE}
         return reject(502, UNAVAILABLE, type="trustguard_error", body=body)
 
-    def _judge(self, verdict: Verdict, mark: Mark, extras: dict[str, Any], apply: Apply) -> Effect | None:
+    def _judge(self, verdict: Verdict, mark: Mark, extras: GuardExtras, apply: Apply) -> Effect | None:
         findings = verdict.findings
-        extras["status"] = verdict.status
-        if verdict.trace_id:
-            extras["trace_id"] = verdict.trace_id
-        if verdict.request_id:
-            extras["request_id"] = verdict.request_id
-        if findings:
-            extras |= {"findings_count": len(findings), "findings": msgspec.to_builtins(findings)}
+        extras.status, extras.trace_id, extras.request_id = verdict.status, verdict.trace_id, verdict.request_id
+        extras.findings_count, extras.findings = len(findings), findings
         if verdict.status not in ("block", "report", "transform"):
-            extras["decision"] = mark.decision = "allowed"
+            extras.decision = mark.decision = "allowed"
             return None
         primary = primary_finding(findings)
         if primary is not None:
             mark.score, mark.score_label = primary.signal.confidence, primary.signal.type
         if not self._blocking or verdict.status == "report":
-            extras["decision"] = mark.decision = "reported"
+            extras.decision = mark.decision = "reported"
             return None
         if verdict.status == "transform":
             try:
                 effect = apply(verdict.transformed_payload)
             except masking.MaskingFailed as failure:
-                extras |= {"degraded": True, "degraded_reason": str(failure)}
+                extras.degraded, extras.degraded_reason = True, str(failure)
             else:
-                extras["decision"] = mark.decision = "transformed"
+                extras.decision = mark.decision = "transformed"
                 return effect
-        extras["decision"], mark.decision = "blocked", "block"
+        extras.decision, mark.decision = "blocked", "block"
         message = block_message(findings)
         return reject(403, message, type="trustguard_blocked", body=block_body(verdict, primary, message))
 
