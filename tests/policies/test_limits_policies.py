@@ -9,7 +9,7 @@ import pytest
 import trio
 import trio.testing
 
-from trustgate.limits import LimitsUnavailable, MemoryLimits, Peek
+from trustgate.limits import LimitsUnavailable, MemoryLimits, Peek, Slide
 from trustgate.policies.model import Run, TokenUsage
 from trustgate.policies.plugin import Price
 
@@ -79,6 +79,56 @@ async def test_throttling_delays_and_lets_pass(autojump_clock: Any, window: str,
     assert await chain.pre_request(b.request(), run) is None
     assert trio.current_time() - started == pytest.approx(delay_s)
     assert (run.marks[0].decision, run.marks[0].flagged) == ("throttle", True)
+
+
+async def test_throttled_requests_are_recorded_behind_their_delay(autojump_clock: Any) -> None:
+    limits = MemoryLimits(trio.current_time)
+    policy = b.policy("rate_limiter", {"limit": 1, "window": "1h"}, mode="throttle")
+    chain = b.chain(policy, services=services(limits=limits))
+
+    async def recorded() -> int:
+        (slid,) = await limits.run((Slide(f"ratelimit:{policy.id}:consumer:{b.CONSUMER}", 3_600_000, 0),))
+        return slid.count  # type: ignore[union-attr]
+
+    await chain.pre_request(b.request(), Run())
+    with trio.move_on_after(1) as left:
+        await chain.pre_request(b.request(), Run())
+    assert (left.cancelled_caught, await recorded()) == (True, 1)
+    async with trio.open_nursery() as nursery:
+        for _ in range(3):
+            nursery.start_soon(chain.pre_request, b.request(), Run())
+        await trio.sleep(1.9)
+        assert await recorded() == 1
+    assert await recorded() == 4
+
+
+async def test_no_more_than_the_limit_go_without_a_delay(autojump_clock: Any) -> None:
+    chain = b.chain(b.policy("rate_limiter", {"limit": 5, "window": "1h"}, mode="throttle"))
+    started, delays = trio.current_time(), []
+
+    async def client() -> None:
+        assert await chain.pre_request(b.request(), Run()) is None
+        delays.append(trio.current_time() - started)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(20):
+            nursery.start_soon(client)
+    assert sorted(delays) == [0.0] * 5 + [2.0] * 15
+
+
+RETRIES = [("5", 5), ("0", None), ("-5", None), ("soon", None), ("9" * 19, None), ("9" * 5000, None), ("١", None)]
+
+
+@pytest.mark.parametrize(("retry_after", "seconds"), RETRIES)
+async def test_retry_after_is_free_text(retry_after: str, seconds: int | None) -> None:
+    chain = b.chain(b.policy("rate_limiter", {"limit": 1, "window": "90s", "retry_after": retry_after}))
+    await chain.pre_request(b.request(), Run())
+    outcome = await chain.pre_request(b.request(), Run())
+    assert outcome is not None
+    body = msgspec.json.decode(outcome.rendered()[2])
+    assert body.get("retry_after_seconds") == seconds
+    assert body["message"] == f"Request blocked: consumer rate limit exceeded. Retry after {retry_after}s."
+    assert list(body)[:4] == ["error", "limit", "message", "reason"]
 
 
 async def test_the_marks_of_a_rate_limiter() -> None:

@@ -27,7 +27,7 @@ from trustgate.policies.model import (
     header_text,
 )
 from trustgate.policies.plugin import REQUEST_BODY, Binding, Plugin, PolicyError, Price
-from trustgate.policies.pricing import find_price, micro_usd
+from trustgate.policies.pricing import find_price, micro_usd, plain
 from trustgate.policies.token_budgets import Budget, Budgets, Level
 from trustgate.policies.token_rate_limiter_settings import Settings, check
 from trustgate.policies.usage import usage_of
@@ -66,10 +66,10 @@ class BudgetExtras(Extras, kw_only=True):
     unpriced: bool = False
     cost_cap_violation: bool = False
     unknown_model: bool = False
-    input_price_per_1k: float = 0.0
-    output_price_per_1k: float = 0.0
-    max_input_per_1k: float = 0.0
-    max_output_per_1k: float = 0.0
+    input_price_per_1k: float = 0
+    output_price_per_1k: float = 0
+    max_input_per_1k: float = 0
+    max_output_per_1k: float = 0
 
 
 class TokenBudget:
@@ -214,8 +214,8 @@ class TokenBudget:
         if not found.violation:
             return
         extras.cost_cap_violation = True
-        extras.input_price_per_1k, extras.output_price_per_1k = found.price.input, found.price.output
-        extras.max_input_per_1k, extras.max_output_per_1k = found.ceiling.input, found.ceiling.output
+        extras.input_price_per_1k, extras.output_price_per_1k = plain(found.price.input), plain(found.price.output)
+        extras.max_input_per_1k, extras.max_output_per_1k = plain(found.ceiling.input), plain(found.ceiling.output)
         mark.decision = self._binding.label
 
     def _report(self, level: Level, extras: BudgetExtras, mark: Mark) -> None:
