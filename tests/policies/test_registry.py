@@ -142,3 +142,68 @@ def test_a_window_of_more_than_64_bits_is_refused(digits: int) -> None:
     message = registry.validate("token_rate_limiter", settings)
     assert message is not None
     assert message.endswith(f'strconv.Atoi: parsing "{number}": value out of range')
+
+
+ENDPOINTS = [
+    ("https://cs.example:443/a%20b?x=%zz#f", None),
+    ("http://[::1]:8080/a", None),
+    ("HTTPS://u:p@cs.example", None),
+    ("cs.example/analyze", "must be an absolute http(s) url"),
+    ("//cs.example/analyze", "must be an absolute http(s) url"),
+    ("https:cs.example", "must be an absolute http(s) url"),
+    ("https://", "must be an absolute http(s) url"),
+    ("://cs.example", 'is invalid: parse "://cs.example": missing protocol scheme'),
+    ("cs.example:443/a", "must be an absolute http(s) url"),
+    ("1x:443", 'is invalid: parse "1x:443": first path segment in URL cannot contain colon'),
+    ("http://a b/", 'is invalid: parse "http://a b/": invalid character " " in host name'),
+    ("http://a:b/", 'is invalid: parse "http://a:b/": invalid port ":b" after host'),
+    ("http://[::1/", "is invalid: parse \"http://[::1/\": missing ']' in host"),
+    ("http://a/%zz", 'is invalid: parse "http://a/%zz": invalid URL escape "%zz"'),
+    ("http://a/#%z", 'is invalid: parse "http://a/": invalid URL escape "%z"'),
+    ("http://a/\r\nX: y", 'is invalid: parse "http://a/\\r\\nX: y": net/url: invalid control character in URL'),
+]
+
+
+@pytest.mark.parametrize(("endpoint", "message"), ENDPOINTS)
+def test_the_endpoint_of_content_safety_is_an_absolute_url(endpoint: str, message: str | None) -> None:
+    settings = {"api_key": "k", "endpoint": endpoint, "category_severity": {"Hate": 2}}
+    found = registry.validate("azure_content_safety", settings)
+    assert found == (message and f"azure_content_safety: endpoint {message}")
+
+
+EXPRESSIONS = [
+    ("(", "missing closing ): `(`"),
+    ("[a", "missing closing ]: `[a`"),
+    ("a)", "unexpected ): `a)`"),
+    ("*", "missing argument to repetition operator: `*`"),
+    ("a**", "invalid nested repetition operator: `**`"),
+    ("(?=a)", "invalid or unsupported Perl syntax: `(?=`"),
+    ("(a)\\1", "invalid escape sequence: `\\1`"),
+    ("a{1001}", "invalid repeat count: `{1001}`"),
+    ("[b-a]", "invalid character class range: `b-a`"),
+    ("(?P<n", "invalid named capture: `(?P<n`"),
+    ("\\", "trailing backslash at end of expression: ``"),
+]
+
+
+@pytest.mark.parametrize(("pattern", "reason"), EXPRESSIONS)
+def test_what_is_wrong_with_an_expression(pattern: str, reason: str) -> None:
+    settings = {"target": "request", "rules": [{"pattern": "fine"}, {"pattern": pattern}]}
+    assert registry.validate("regex_replace", settings, ["pre_request"]) == (
+        f"regex_replace: regex_replace: invalid regular expression: rule 1: error parsing regexp: {reason}"
+    )
+
+
+REFUSALS = [
+    ("semantic_cache", {"ttl": "zz", "ttl_seconds": 5}, 'ttl must be a valid duration: time: invalid duration "zz"'),
+    (
+        "token_rate_limiter",
+        {"cost_cap": {"enabled": True, "per_model_overrides": {'a"b': {"max_input_cost_per_1k_tokens": -1}}}},
+        'cost_cap.per_model_overrides["a\\"b"] ceilings must be >= 0',
+    ),
+]
+
+
+@pytest.mark.parametrize(("slug", "settings", "message"), REFUSALS)
+def test_other_refusals(slug: str, settings: dict[str, Any], message: str) -> None:
+    assert registry.validate(slug, settings) == f"{slug}: {message}"

@@ -10,6 +10,7 @@ import msgspec
 from trustgate.policies.durations import quote
 from trustgate.policies.plugin import Environment
 from trustgate.policies.settings import Option, SettingsError, setting
+from trustgate.policies.urls import url_problem
 
 PREFIX = "azure_content_safety: "
 CATEGORIES = ("Hate", "Violence", "SelfHarm", "Sexual")
@@ -87,11 +88,12 @@ def _problem(settings: Settings) -> str | None:
 def _endpoint_problem(endpoint: str) -> str | None:
     if not endpoint:
         return "endpoint is required"
+    if problem := url_problem(endpoint):
+        return f"endpoint is invalid: {problem}"
     try:
         parts = urlsplit(endpoint)
-        parts.port  # noqa: B018 - raises for a malformed port
+        absolute = parts.scheme.lower() in ("http", "https") and bool(parts.hostname)
+        parts.port  # noqa: B018 - raises for a port that does not exist
     except ValueError as error:
         return f"endpoint is invalid: {error}"
-    if parts.scheme.lower() not in ("http", "https") or not parts.hostname:
-        return "endpoint must be an absolute http(s) url"
-    return None
+    return None if absolute else "endpoint must be an absolute http(s) url"

@@ -15,6 +15,17 @@ from trustgate.policies.settings import SettingsError, options, setting
 from trustgate.policies.texts import rewrite_answer, rewrite_prompt
 
 PREFIX = "regex_replace: "
+REASONS = {
+    # the engine's words, and those of the existing TrustGate
+    "bad repetition operator": "invalid nested repetition operator",
+    "invalid named capture group": "invalid named capture",
+    "invalid perl operator": "invalid or unsupported Perl syntax",
+    "invalid repetition size": "invalid repeat count",
+    "missing )": "missing closing )",
+    "missing ]": "missing closing ]",
+    "no argument for repetition operator": "missing argument to repetition operator",
+    "trailing \\": "trailing backslash at end of expression",
+}
 UNANCHORED = re2._re2.RE2.Anchor.UNANCHORED
 
 
@@ -65,11 +76,7 @@ class Substitution:
         try:
             regex = re2.compile(pattern.encode(), options_)
         except re2.error as error:
-            reason = error.args[0]
-            reason = reason.decode(errors="replace") if isinstance(reason, bytes) else str(reason)
-            raise SettingsError(
-                f"{PREFIX}invalid regular expression: rule {index}: error parsing regexp: {reason}"
-            ) from None
+            raise SettingsError(f"{PREFIX}invalid regular expression: rule {index}: {_reason(error)}") from None
         names = {name.decode(): group for name, group in regex.groupindex.items()}
         self._template = parse_replacement(rule.replacement, names, regex.groups)
         # The wrapper around the engine costs several times a match; what it adds (characters) is not needed here.
@@ -99,6 +106,12 @@ class Substitution:
             return text
         out.append(source[copied:])
         return b"".join(out).decode(errors="surrogatepass")
+
+
+def _reason(error: Exception) -> str:
+    said = error.args[0]
+    words, _, part = (said.decode(errors="replace") if isinstance(said, bytes) else str(said)).partition(": ")
+    return f"error parsing regexp: {REASONS.get(words, words)}: `{part}`"
 
 
 def _width(source: bytes, at: int) -> int:

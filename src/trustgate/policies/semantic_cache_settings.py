@@ -6,7 +6,7 @@ from typing import Annotated
 
 import msgspec
 
-from trustgate.policies.durations import parse_duration, quote
+from trustgate.policies.durations import SECOND, parse_duration, quote
 from trustgate.policies.plugin import Environment
 from trustgate.policies.settings import SettingsError, options, setting
 
@@ -82,12 +82,9 @@ def check(settings: Settings, environment: Environment | None = None) -> None:
 
 
 def ttl_s(settings: Settings) -> int:
-    """Life of an entry in whole seconds."""
-    if settings.ttl_seconds > 0:
-        return settings.ttl_seconds
-    if not settings.ttl:
-        return DEFAULT_TTL_S
+    """Life of an entry in whole seconds; `ttl` must be a duration even where it is not used."""
     try:
-        return max(0, parse_duration(settings.ttl) // 1_000_000_000) or DEFAULT_TTL_S
+        ttl = parse_duration(settings.ttl) // SECOND if settings.ttl else 0
     except ValueError as error:
         raise SettingsError(f"semantic_cache: ttl must be a valid duration: {error}") from None
+    return settings.ttl_seconds or max(0, ttl) or DEFAULT_TTL_S

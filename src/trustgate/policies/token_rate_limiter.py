@@ -115,10 +115,9 @@ class TokenBudget:
         self._binding.owner()
         model = body_model(request.body) or request.requested_model
         extras = self._extras(mark, request, model)
-        try:
-            return await self._admit(request, model, run, mark, extras)
-        finally:
-            mark.tell(extras)
+        effect = await self._admit(request, model, run, mark, extras)
+        mark.tell(extras)
+        return effect
 
     async def _admit(
         self, request: PolicyRequest, model: str, run: Run, mark: Mark, extras: BudgetExtras

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import msgspec
 
-from trustgate.policies.durations import parse_window
+from trustgate.policies.durations import parse_window, quote
 from trustgate.policies.plugin import Environment
 from trustgate.policies.settings import SettingsError, options, setting
 
@@ -169,5 +169,5 @@ def _cost_cap_problem(cap: CostCap) -> str | None:
         return "cost_cap ceilings must be >= 0"
     for model, ceilings in sorted(cap.per_model_overrides.items()):
         if ceilings.max_input_cost_per_1k_tokens < 0 or ceilings.max_output_cost_per_1k_tokens < 0:
-            return f'cost_cap.per_model_overrides["{model}"] ceilings must be >= 0'
+            return f"cost_cap.per_model_overrides[{quote(model)}] ceilings must be >= 0"
     return None
