@@ -23,7 +23,8 @@ from typing import Any
 
 import httpx
 import trio
-from tests.e2e.installation import SECRET, environment, free_port, until_healthy
+from tests.e2e.installation import SECRET, environment, until_healthy
+from tests.ports import free_port
 
 from properties.installation import token
 from trustgate.domain import events as ev

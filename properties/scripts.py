@@ -20,6 +20,7 @@ from collections.abc import Iterator
 
 import httpx
 from tests import services
+from tests.ports import free_port
 
 from trustgate import loopback
 from trustgate.quickstart import Demo, hello, loopback_upstream, mint_token
@@ -61,9 +62,9 @@ def environment(backend: str, home: pathlib.Path, stack: contextlib.ExitStack) -
         "PYTHONPATH": str(ROOT / "src"),
         "SERVER_SECRET_KEY": KEY,
         "TRUSTGATE_DATA_DIR": str(home),
-        "SERVER_ADMIN_PORT": str(services.free_port()),
-        "SERVER_PROXY_PORT": str(services.free_port()),
-        "CONFIG_SYNC_GRPC_LISTEN_ADDR": f"127.0.0.1:{services.free_port()}",
+        "SERVER_ADMIN_PORT": str(free_port()),
+        "SERVER_PROXY_PORT": str(free_port()),
+        "CONFIG_SYNC_GRPC_LISTEN_ADDR": f"127.0.0.1:{free_port()}",
     }
     if backend == "postgres":
         config = PostgresConfig.of_dsn(stack.enter_context(services.run_postgres()))

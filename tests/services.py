@@ -23,18 +23,14 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from tests.ports import free_port
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 START_TIMEOUT_S = 60.0
 
 
 class Unavailable(Exception):
     """A service is not installed here; the message says what to do."""
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 def wait_until(ready: Callable[[], bool], process: subprocess.Popen[bytes], log: pathlib.Path) -> None:

@@ -17,10 +17,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.e2e.installation import Demo, Installation, environment, free_port, installed, until_healthy
+from tests.e2e.installation import Demo, Installation, environment, installed, until_healthy
 from tests.e2e.test_faults import ask
 from tests.e2e.test_outages import PATIENCE_S, get, opened, refused, streaming, until
 from tests.e2e.upstream import BEHAVIOURS, STREAM, FaultyUpstream, Peer
+from tests.ports import free_port
 
 
 @pytest.fixture

@@ -18,8 +18,9 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.e2e.installation import Demo, free_port, installed
+from tests.e2e.installation import Demo, installed
 from tests.e2e.upstream import FaultyUpstream
+from tests.ports import free_port
 from tests.views import registry, view
 from trustgate.app.gauges import registries_avoided
 from trustgate.app.metrics_plane import places

@@ -7,7 +7,6 @@ import http.client
 import json
 import os
 import pathlib
-import socket
 import subprocess
 import sys
 import time
@@ -16,14 +15,11 @@ from typing import Any
 
 import jwt
 
+from tests.ports import free_port
+
 SECRET = "0123456789abcdef0123456789abcdef"
 START_S = 60.0
 MACHINE_KEY = (pathlib.Path(__file__).parent.parent / "vectors" / "README.md").read_text(encoding="utf-8")
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return probe.getsockname()[1]
 
 
 def admin_token(tenant: str | None = "acme") -> str:

@@ -17,8 +17,9 @@ from typing import Any
 
 import jwt
 
-from tests.e2e.installation import SECRET, START_S, Demo, Installation, environment, free_port, installed, until_healthy
+from tests.e2e.installation import SECRET, START_S, Demo, Installation, environment, installed, until_healthy
 from tests.e2e.upstream import TEXT, FaultyUpstream
+from tests.ports import free_port
 from tests.wire.certificates import Authority
 
 TOKEN = "feed-token-" + "t" * 32

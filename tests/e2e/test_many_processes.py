@@ -26,9 +26,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from tests.e2e.installation import SECRET, Demo, environment, free_port, installed
+from tests.e2e.installation import SECRET, Demo, environment, installed
 from tests.e2e.test_faults import ask
 from tests.e2e.upstream import FaultyUpstream
+from tests.ports import free_port
 
 LIMIT = 150
 

@@ -14,10 +14,11 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.e2e.installation import Demo, Installation, admin_token, free_port, installed
+from tests.e2e.installation import Demo, Installation, admin_token, installed
 from tests.e2e.test_faults import ask
 from tests.e2e.test_many_processes import database_settings, redis_settings
 from tests.e2e.upstream import BEHAVIOURS, STREAM, FaultyUpstream, Peer
+from tests.ports import free_port
 
 PATIENCE_S = 60.0
 

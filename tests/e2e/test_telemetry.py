@@ -19,8 +19,9 @@ import jsonschema
 import psycopg
 import pytest
 
-from tests.e2e.installation import SECRET, Demo, Installation, free_port, installed
+from tests.e2e.installation import SECRET, Demo, Installation, installed
 from tests.e2e.upstream import TEXT, FaultyUpstream
+from tests.ports import free_port
 from tests.services import KafkaBroker
 from tests.telemetry.receivers import attributes, grpc_receiver
 from tests.telemetry.test_kafka import consume

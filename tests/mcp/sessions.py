@@ -19,7 +19,8 @@ from typing import Any
 
 import httpx
 
-from tests.e2e.installation import Demo, Installation, environment, free_port, until_healthy
+from tests.e2e.installation import Demo, Installation, environment, until_healthy
+from tests.ports import free_port
 
 BOTH = "application/json, text/event-stream"
 WAIT_S = 30.0

@@ -15,7 +15,8 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp.server import MCPServer
 
 from mcp import ClientSession
-from tests.e2e.installation import Installation, free_port, installed
+from tests.e2e.installation import Installation, installed
+from tests.ports import free_port
 
 
 def notes() -> MCPServer:
