@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from trustgate.formats import embeddings, normalise, streams, translate
 from trustgate.formats import json as fjson
-from trustgate.formats import normalise, streams, translate
 from trustgate.formats.errors import DecodeError
 
 VECTORS = Path(__file__).parent.parent / "vectors"
@@ -120,9 +120,7 @@ TWO_ENDS = "Cohere client, OpenAI-compatible upstream | streamed text cut by len
 def run(exchange: Exchange) -> list[str]:
     """Differences between what the room makes of the exchange and what was recorded."""
     scope, diff = Scope(), []
-    sent = normalise.normalise(
-        exchange.wire, translate.translate_request(exchange.client, exchange.wire, exchange.body).body
-    )
+    sent = normalise.normalise(exchange.wire, _sent(exchange))
     if exchange.stream:
         sent = normalise.force_stream(exchange.wire, sent)
     if "text" in exchange.received:
@@ -136,6 +134,18 @@ def run(exchange: Exchange) -> list[str]:
     return diff
 
 
+def _sent(exchange: Exchange) -> bytes:
+    if (exchange.client, exchange.wire) == ("openai_embeddings", "cohere_embed"):
+        return embeddings.to_cohere(embeddings.decode_request(exchange.body))
+    return translate.translate_request(exchange.client, exchange.wire, exchange.body).body
+
+
+def _shown(exchange: Exchange, body: bytes) -> bytes:
+    if (exchange.client, exchange.wire) == ("openai_embeddings", "cohere_embed"):
+        return embeddings.from_cohere(body, "", "float")
+    return translate.translate_response(exchange.client, exchange.wire, body)
+
+
 def _answer(exchange: Exchange, scope: Any) -> list[str]:
     diff: list[str] = []
     want, canned = exchange.response, exchange.answer
@@ -146,7 +156,7 @@ def _answer(exchange: Exchange, scope: Any) -> list[str]:
     else:
         text = canned["text"] if "text" in canned else json.dumps(canned["body"])
         try:
-            got = translate.translate_response(exchange.client, exchange.wire, text.encode())
+            got = _shown(exchange, text.encode())
         except DecodeError:
             got = text.encode()
     shown = got.decode()

@@ -77,16 +77,16 @@ def attempt(body: bytes) -> None:
                 except DecodeError:
                     pass
             translate.observe_response(wire, body)
-    for wire in ("cohere_embed", "google_embed", "vertex_embed"):
-        for call in (translate.translate_request, translate.translate_response):
-            try:
-                call("openai_embeddings", wire, body)
-            except DecodeError:
-                pass
-    try:
-        embeddings.decode_request(body)
-    except DecodeError:
-        pass
+    for read in (embeddings.from_cohere, embeddings.from_google, embeddings.from_vertex):
+        try:
+            read(body, "m", "float")
+        except DecodeError:
+            pass
+    for write in (embeddings.to_cohere, embeddings.to_google, embeddings.to_vertex):
+        try:
+            write(embeddings.decode_request(body))
+        except DecodeError:
+            pass
 
 
 @pytest.mark.parametrize("body", HOSTILE, ids=range(len(HOSTILE)))

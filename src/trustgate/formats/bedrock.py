@@ -366,15 +366,3 @@ class _Metrics(Struct, rename={"metrics": "amazon-bedrock-invocationMetrics"}):
 
 
 _decode_answer_metrics = msgspec.json.Decoder(_Metrics).decode
-
-
-def splice_metrics(body: bytes, input_tokens: int | None, output_tokens: int | None) -> bytes:
-    """A buffered answer with the token counts of Bedrock's response headers, unless the body brings its own."""
-    counts = {"inputTokenCount": input_tokens, "outputTokenCount": output_tokens}
-    known = {name: count for name, count in counts.items() if count is not None}
-    try:
-        if not known or "amazon-bedrock-invocationMetrics" in json.members(body):
-            return body
-        return json.set_members(body, {"amazon-bedrock-invocationMetrics": known})
-    except json.DecodeError:
-        return body

@@ -115,16 +115,6 @@ def read_member(body: bytes, name: str) -> Raw | None:
     return members(body).get(name)
 
 
-def read_string(body: bytes, name: str) -> str | None:
-    """One member as a string; None when it is absent, of another type, or the body is no JSON object."""
-    try:
-        raw = members(body).get(name)
-        value = None if raw is None else tree(raw)
-    except DecodeError:
-        return None
-    return value if isinstance(value, str) else None
-
-
 def set_members(body: bytes, changes: Mapping[str, object]) -> bytes:
     """The object with members replaced in place or appended, compact; `Raw` values are inserted as JSON text."""
     edited: dict[str, object] = dict(members(body))

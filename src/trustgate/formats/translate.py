@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from . import bedrock, embeddings, json, normalise, openai
+from . import bedrock, json, normalise, openai
 from . import canonical as c
 from .codecs import CODECS
 from .errors import DecodeError
@@ -17,12 +17,6 @@ OPENAI_WIRE = frozenset({"openai", "azure", "groq", "deepseek", "xai", "openrout
 _CLASSES = dict.fromkeys(OPENAI_WIRE, "openai") | {"google": "google", "vertex": "google"}
 _NEVER_SAME = frozenset({"groq", "openrouter"})
 _OPENAI_SHAPED = OPENAI_WIRE | {"mistral"}
-_EMBEDDINGS = {
-    "cohere_embed": (embeddings.to_cohere, embeddings.from_cohere),
-    "google_embed": (embeddings.to_google, embeddings.from_google),
-    "vertex_embed": (embeddings.to_vertex, embeddings.from_vertex),
-}
-_COUNTED = frozenset({"openai_embeddings", "cohere_embed", "cohere_rerank", "google_embed", "vertex_embed"})
 _ENCODING_FAULTS = (UnicodeError, RecursionError, OverflowError)
 
 
@@ -50,9 +44,6 @@ def translate_request(client: str, wire: str, body: bytes, model: str | None = N
     if same_wire(client, wire):
         return Translated(body)
     try:
-        if wire in _EMBEDDINGS:
-            embedding = embeddings.decode_request(body)
-            return Translated(_EMBEDDINGS[wire][0](embedding), embedding.untranslated)
         request = CODECS[client].decode_request(body)
         kept = _kept(client, wire, body, model or request.model)
         if kept is not None:
@@ -86,17 +77,14 @@ def _is_chat(body: bytes) -> bool:
     return "messages" in json.members(body)
 
 
-def translate_response(client: str, wire: str, body: bytes, model: str = "", encoding_format: str = "float") -> bytes:
+def translate_response(client: str, wire: str, body: bytes) -> bytes:
     """The answer for the client. Raises `DecodeError` when the body is no answer of the upstream's dialect.
 
-    An error object inside a success becomes the error object of the client's dialect. `model` and `encoding_format`
-    complete embeddings, whose upstreams do not repeat them.
+    An error object inside a success becomes the error object of the client's dialect.
     """
     if same_wire(client, wire):
         return body
     try:
-        if wire in _EMBEDDINGS:
-            return _EMBEDDINGS[wire][1](body, model, encoding_format)
         response = CODECS[wire].decode_response(body)
         if response.error is None:
             if client in _OPENAI_SHAPED and wire in _OPENAI_SHAPED:
@@ -119,8 +107,6 @@ def _claude_blocks(encoded: bytes, body: bytes) -> bytes:
 def observe_response(wire: str, body: bytes) -> c.Observed:
     """Id, model, finish reason and usage of an answer; empty where it says nothing. Never raises."""
     try:
-        if wire in _COUNTED:
-            return embeddings.observe(wire, body)
         if wire in _OPENAI_SHAPED and (seen := openai.observe_response(body)) is not None:
             return seen
         response = CODECS[wire].decode_response(body)

@@ -14,7 +14,7 @@ from msgspec import Struct
 import trustgate
 from trustgate.settings import areas, explaining, reporting, services
 from trustgate.settings.checks import check
-from trustgate.settings.values import Warning, fields_of, load_area, lookup
+from trustgate.settings.values import Warning, fields_of, load_area
 
 PLANES = ("admin", "proxy", "mcp")
 DEPLOYED = frozenset({"prod", "production", "staging", "stage"})
@@ -154,9 +154,3 @@ def known_variables() -> dict[str, str]:
                 if name:
                     names[name] = f"{area_name}.{field.attribute}"
     return names
-
-
-def given_variables(environ: Mapping[str, str]) -> frozenset[str]:
-    """Names of the variables that `environ` gives a value."""
-    fields = (field for area in AREAS.values() for field in fields_of(area))
-    return frozenset(field.var.name for field in fields if lookup(field.var, environ) is not None)
