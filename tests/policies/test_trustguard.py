@@ -220,7 +220,8 @@ async def test_a_stream_is_evaluated_when_it_is_over() -> None:
             "tool_calls": [{"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}],
         }
     ]
-    assert run.marks[-1].decision == "block"
+    mark = run.marks[-1]
+    assert (mark.decision, mark.status_code, mark.error, streaming.status) == ("block", 403, True, 200)
 
 
 LEGS = [

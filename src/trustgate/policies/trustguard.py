@@ -98,14 +98,16 @@ class TrustGuard:
             request, "output", payload, mark, lambda new: stop(200, masking.mask_answer(answer, new))
         )
 
-    async def post_response(self, request: PolicyRequest, response: PolicyResponse, run: Run, mark: Mark) -> None:
-        """Streams, once they are over: what was found shows in telemetry only."""
+    async def post_response(
+        self, request: PolicyRequest, response: PolicyResponse, run: Run, mark: Mark
+    ) -> Effect | None:
+        """Streams, once they are over: what was found shows in telemetry only, a refusal with its status too."""
         if not self._on_response or not response.streaming or not self._ready():
-            return
+            return None
         said = reassemble(format_of(request), response.body)
         calls = [Call(call.id, call.name, call.arguments) for call in said.calls]
         payload = payloads.llm_output(said.text, said.reasoning, calls, offered_tools(request) or [])
-        await self._guard(request, "output", payload, mark, lambda new: Effect())
+        return await self._guard(request, "output", payload, mark, lambda new: Effect())
 
     def _ready(self) -> bool:
         if not self._client.configured:
