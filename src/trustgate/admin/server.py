@@ -8,8 +8,10 @@ from __future__ import annotations
 import logging
 import socket
 import ssl
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
+from typing import Any
 
 import msgspec
 import trio
@@ -42,6 +44,8 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True):
     max_head_bytes: int = 32768
     drain_timeout_s: float = 50.0
     backlog: int = 1024
+    max_connections: int = 16384
+    max_connections_per_ip: int | None = None
     certfile: str | None = None
     keyfile: str | None = None
     client_ca: str | None = None
@@ -71,6 +75,38 @@ class _Connection(TCPServer):
         await super()._read_data()
         self._left = True
         await self.idle_task.stop()
+
+
+class _Capped:
+    """Serves connections within the limits; others are closed unanswered, for there is no answer before a handshake.
+
+    Mutable: the count of open connections by client address.
+    """
+
+    def __init__(self, connect: Callable[[Any], Awaitable[None]], settings: ServeSettings) -> None:
+        self._connect = connect
+        self._settings = settings
+        self._open: Counter[str] = Counter()
+
+    async def __call__(self, stream: Stream) -> None:
+        try:
+            peer = (stream.transport_stream if isinstance(stream, trio.SSLStream) else stream).socket.getpeername()[0]
+        except OSError:  # it is gone already
+            await trio.aclose_forcefully(stream)
+            return
+        cap = self._settings.max_connections_per_ip
+        full = self._open.total() >= self._settings.max_connections
+        if full or (cap is not None and self._open[peer] >= cap):
+            SERVER_LOG.warning("connection refused: %s", "too many connections" if full else f"too many from {peer}")
+            await trio.aclose_forcefully(stream)
+            return
+        self._open[peer] += 1
+        try:
+            await self._connect(stream)
+        finally:
+            self._open[peer] -= 1
+            if not self._open[peer]:
+                del self._open[peer]
 
 
 async def serve(
@@ -105,7 +141,7 @@ async def serve(
         await lifespan_nursery.start(lifespan.handle_lifespan)
         await lifespan.wait_for_startup()
         async with trio.open_nursery() as connections:
-            connect = partial(_Connection, server, config, context, ConnectionState(state.copy()))
+            connect = _Capped(partial(_Connection, server, config, context, ConnectionState(state.copy())), settings)
             accepting = await connections.start(_accept, connect, _listeners(listeners, settings, config), connections)
             task_status.started()
             try:

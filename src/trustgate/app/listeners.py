@@ -131,6 +131,8 @@ def hypercorn_server(
         max_head_bytes=settings.server.max_header_bytes,
         drain_timeout_s=settings.server.shutdown_timeout_s,
         backlog=BACKLOG,
+        max_connections=settings.server.max_connections,
+        max_connections_per_ip=settings.server.max_connections_per_ip or None,
         certfile=settings.server.tls_cert or None,
         keyfile=settings.server.tls_key or None,
         client_ca=settings.server.tls_client_ca or None,

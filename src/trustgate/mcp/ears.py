@@ -23,6 +23,9 @@ from trustgate.mcp.jsonrpc import Message
 from trustgate.mcp.links import Asker, Links, Peer, failure_of
 from trustgate.mcp.upstream import PLAIN, Profile, Session
 
+MAX_REMEMBERED = 4096
+"""Upstreams of which it is remembered when their lists were forgotten; a list fetched once more does no harm."""
+
 MAX_PER_HOST = 256
 """Ears on one upstream host, so that requests are not kept from its connections."""
 MAX_BYTES = 64 * 1024
@@ -313,6 +316,8 @@ class Ears:
         registry_id = peer.registry.id
         if noticed_at <= self._forgotten_at.get(registry_id, -1.0):
             return
+        if len(self._forgotten_at) >= MAX_REMEMBERED:
+            self._forgotten_at.clear()
         self._forgotten_at[registry_id] = trio.current_time()
         self._discovery.forget(registry_id)
         await self._hub.tell(Outdated(registry_id))

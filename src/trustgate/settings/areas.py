@@ -101,7 +101,12 @@ class Server(Struct, frozen=True):
         Var("SERVER_TLS_CLIENT_CA", STR, "PEM file: only clients with a certificate of these authorities may connect."),
     ] = ""
     max_connections: Annotated[
-        int, Var("SERVER_MAX_CONNECTIONS", INT, "Open client connections per listener and worker.")
+        int,
+        Var(
+            "SERVER_MAX_CONNECTIONS",
+            INT,
+            "Open client connections per listener and worker; others get a 503 (admin plane and TLS: no answer).",
+        ),
     ] = 16384
     max_connections_per_ip: Annotated[
         int, Var("SERVER_MAX_CONNECTIONS_PER_IP", INT, "Open connections per client address; 0 is unlimited.")
