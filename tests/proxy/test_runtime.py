@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, cast
 
 from tests.views import consumer, policy, registry, view
@@ -16,8 +17,8 @@ CONFIG = LBConfig(
 )
 
 
-def runtimes() -> Runtimes:
-    return Runtimes(lambda consumer, identity: cast("Any", object()), lambda registry: cast("Any", object()))
+def runtimes(now: Callable[[], float] = lambda: 0.0) -> Runtimes:
+    return Runtimes(lambda consumer, identity: cast("Any", object()), lambda registry: cast("Any", object()), now)
 
 
 def runtime_at(found: Runtimes, version: int, *more: Any) -> ConsumerRuntime:
@@ -54,3 +55,22 @@ def test_requests_in_flight_stay_counted_over_a_change_and_for_the_alias() -> No
     assert after.balancer is not before.balancer
     picked = [balancer.draw(set()) for balancer in (after.balancer, after.alias_balancer)]
     assert [route.registry.id for route in picked if route is not None] == ["r2", "r2"]
+
+
+def test_a_rotation_begins_anew_after_five_minutes_and_what_is_in_flight_stays_counted() -> None:
+    moment = [1000.0]
+    found = runtimes(lambda: moment[0])
+    entities = (registry("r1"), registry("r2"), consumer(registry_ids=("r1", "r2")))
+    current = view(*entities, version=1)
+    served = current.consumer("AbCd1234")
+    assert served is not None
+    assert drawn(found.of(current, served)) == "r1"
+    in_flight = found.of(current, served).balancer.in_flight
+    moment[0] += 300
+    assert drawn(found.of(current, served)) == "r2"
+    assert drawn(found.of(current, served)) == "r1"
+    moment[0] += 1
+    assert [drawn(found.of(current, served)) for _ in range(2)] == ["r1", "r2"]
+    assert (
+        found.of(current, served).balancer.in_flight is found.of(current, served).alias_balancer.in_flight is in_flight
+    )

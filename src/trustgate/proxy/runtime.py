@@ -2,11 +2,12 @@
 
 What lives here: building them once per view version, and reusing what an edit did not touch (design: views are data,
 parts are built from them). Balancers are not reused: every change of a gateway begins their rotations anew (spec 02
-§7.4); what is in flight stays counted. What must not: per-request state.
+§7.4), as do five minutes; what is in flight stays counted. What must not: per-request state.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import msgspec
@@ -21,6 +22,8 @@ from trustgate.view.gateway import GatewayView
 from trustgate.view.model import ConsumerView, GatewayIdentity, RegistryView
 
 MAX_PLANS = 512
+ROTATION_S = 300.0
+"""How long balancers keep their position (spec 02 §7.4)."""
 
 
 class ConsumerRuntime(msgspec.Struct, kw_only=True, eq=False):
@@ -31,6 +34,7 @@ class ConsumerRuntime(msgspec.Struct, kw_only=True, eq=False):
     chain: Chain
     balancer: Balancer
     alias_balancer: Balancer
+    rotates_until: float
     plans: dict[str, RoutingPlan] = {}
     """By model reference, filled by traffic; bounded, since clients choose the references."""
 
@@ -64,7 +68,9 @@ class Runtimes:
         self,
         compile_chain: Callable[[ConsumerView, GatewayIdentity], Chain],
         client_for: Callable[[RegistryView], ProviderClient],
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._now = now
         self._compile_chain = compile_chain
         self._client_for = client_for
         self._gateways: dict[str, _GatewayParts] = {}
@@ -87,6 +93,9 @@ class Runtimes:
         if found is None:
             found = self._build(view, consumer, parts.previous.pop(consumer.id, None))
             parts.current[consumer.id] = found
+        elif self._now() > found.rotates_until:
+            found.balancer, found.alias_balancer = _balancers(found.consumer, found.balancer)
+            found.rotates_until = self._now() + ROTATION_S
         return found
 
     def client(self, registry: RegistryView) -> ProviderClient:
@@ -118,18 +127,25 @@ class Runtimes:
             and old.consumer.policy_scopes == consumer.policy_scopes
             and old.consumer.type == consumer.type
         )
-        tiers = tiers_of(consumer)
-        balancer = strategies.build(consumer.algorithm, consumer.routes, tiers)
-        alias_balancer = strategies.build(consumer.algorithm, consumer.routes, tiers)
-        if old is not None:
-            balancer.in_flight = old.balancer.in_flight
-        alias_balancer.in_flight = balancer.in_flight
+        balancer, alias_balancer = _balancers(consumer, old.balancer if old is not None else None)
         return ConsumerRuntime(
             consumer=consumer,
             chain=old.chain if old is not None and same_policies else self._compile_chain(consumer, view.identity),
             balancer=balancer,
             alias_balancer=alias_balancer,
+            rotates_until=self._now() + ROTATION_S,
         )
+
+
+def _balancers(consumer: ConsumerView, before: Balancer | None) -> tuple[Balancer, Balancer]:
+    """At their first positions; both see what is in flight, also since before."""
+    tiers = tiers_of(consumer)
+    balancer = strategies.build(consumer.algorithm, consumer.routes, tiers)
+    alias_balancer = strategies.build(consumer.algorithm, consumer.routes, tiers)
+    if before is not None:
+        balancer.in_flight = before.in_flight
+    alias_balancer.in_flight = balancer.in_flight
+    return balancer, alias_balancer
 
 
 def tiers_of(consumer: ConsumerView) -> list[tuple[float, str, str]]:
