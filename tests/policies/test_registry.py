@@ -207,3 +207,36 @@ REFUSALS = [
 @pytest.mark.parametrize(("slug", "settings", "message"), REFUSALS)
 def test_other_refusals(slug: str, settings: dict[str, Any], message: str) -> None:
     assert registry.validate(slug, settings) == f"{slug}: {message}"
+
+
+WINDOWS = [
+    ("1.s", None),
+    ("+5s", None),
+    ("0000000000000000000000005s", None),
+    ("1." + "0" * 5000 + "s", None),
+    ("-5s", "window must be at least 1s, got -5s"),
+    ("0", "window must be at least 1s, got 0s"),
+    ("999999us", "window must be at least 1s, got 999.999ms"),
+    ("1h 30m", 'invalid window: time: unknown unit "h " in duration "1h 30m"'),
+    ("1..5s", 'invalid window: time: missing unit in duration "1..5s"'),
+    ("2562048h", 'invalid window: time: invalid duration "2562048h"'),
+    ("9" * 5000 + "s", f'invalid window: time: invalid duration "{"9" * 5000}s"'),
+    (".s", 'invalid window: time: invalid duration ".s"'),
+    ('"\\', 'invalid window: time: invalid duration "\\"\\\\"'),
+    ("5\n", 'invalid window: time: unknown unit "\\x0a" in duration "5\\x0a"'),
+    ("5µ", 'invalid window: time: unknown unit "\\xc2\\xb5" in duration "5\\xc2\\xb5"'),
+]
+
+
+@pytest.mark.parametrize(("window", "message"), WINDOWS, ids=lambda value: str(value)[:40])
+def test_durations_are_those_of_the_existing_trustgate(window: str, message: str | None) -> None:
+    found = registry.validate("rate_limiter", {"limit": 1, "window": window})
+    assert found == (message and f"rate_limiter: {message}")
+
+
+def test_texts_are_quoted_with_escapes() -> None:
+    settings = {"target": 'a"\\\a\v\n\x00\u200bé😀', "rules": [{"pattern": "a"}]}
+    assert registry.validate("regex_replace", settings, ["pre_request"]) == (
+        "regex_replace: regex_replace: target must be one of request, response:"
+        r' got "a\"\\\a\v\n\x00\u200bé😀"'
+    )

@@ -20,6 +20,10 @@ _UNITS = {
     "h": 3600 * SECOND,
 }
 _LIMIT = 1 << 63
+_MOST_DIGITS = 19
+"""Of a number below the limit. `int` refuses texts of thousands of digits."""
+
+_ESCAPES = {"\a": r"\a", "\b": r"\b", "\f": r"\f", "\n": r"\n", "\r": r"\r", "\t": r"\t", "\v": r"\v"}
 _PART = re.compile(r"([0-9]*)(\.[0-9]*)?([^0-9.]*)")
 
 
@@ -29,8 +33,8 @@ def quote(text: str) -> str:
     for char in text:
         if char in '"\\':
             out.append("\\" + char)
-        elif char in "\n\t\r":
-            out.append({"\n": "\\n", "\t": "\\t", "\r": "\\r"}[char])
+        elif char in _ESCAPES:
+            out.append(_ESCAPES[char])
         elif not char.isprintable():
             code = ord(char)
             out.append(f"\\x{code:02x}" if code < 0x80 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}")
@@ -39,9 +43,18 @@ def quote(text: str) -> str:
     return "".join(out) + '"'
 
 
+def _quoted(text: str) -> str:
+    """`text` in double quotes as errors about durations show it: what is not plain ASCII as bytes."""
+    plain = (
+        char if " " <= char < "\x80" else "".join(f"\\x{byte:02x}" for byte in char.encode(errors="replace"))
+        for char in text
+    )
+    return '"' + "".join("\\" + char if char in '"\\' else char for char in plain) + '"'
+
+
 def parse_duration(text: str) -> int:
     """Nanoseconds of `90s`, `1h30m`, `1.5h`; a bare `0` is zero. Raises `ValueError` with the documented text."""
-    invalid = ValueError(f"time: invalid duration {quote(text)}")
+    invalid = ValueError(f"time: invalid duration {_quoted(text)}")
     rest = text
     negative = rest.startswith("-")
     if rest[:1] in ("-", "+"):
@@ -58,12 +71,14 @@ def parse_duration(text: str) -> int:
         if not whole and len(fraction) < 2:
             raise invalid
         if not unit:
-            raise ValueError(f"time: missing unit in duration {quote(text)}")
+            raise ValueError(f"time: missing unit in duration {_quoted(text)}")
         if unit not in _UNITS:
-            raise ValueError(f"time: unknown unit {quote(unit)} in duration {quote(text)}")
+            raise ValueError(f"time: unknown unit {_quoted(unit)} in duration {_quoted(text)}")
+        if len(whole.lstrip("0")) > _MOST_DIGITS:
+            raise invalid
         scale = _UNITS[unit]
-        digits = fraction[1:]
-        total += int(whole or 0) * scale + (int(digits) * scale // 10 ** len(digits) if digits else 0)
+        digits = fraction[1 : _MOST_DIGITS + 1]
+        total += int(whole[-_MOST_DIGITS:] or 0) * scale + (int(digits) * scale // 10 ** len(digits) if digits else 0)
         if total > _LIMIT or (total == _LIMIT and not negative):
             raise invalid
         rest = rest[match.end() :]
