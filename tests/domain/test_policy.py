@@ -99,6 +99,17 @@ def test_secret_settings_are_kept_in_the_vault_and_an_echoed_mask_keeps_them():
     assert list(world.vault.values()) == ["long-secret-3"]
 
 
+def test_secret_settings_are_known_by_their_name_in_any_case():
+    world = World()
+    g = world.gateway().id
+    settings = {"token": "long-secret-1", "Hooks": [{"KEY": "hook-secret-2"}], "Token": "long-secret-3"}
+    policy = world.policy(g, slug="caller", settings=settings)
+    assert sorted(world.vault.values()) == ["hook-secret-2", "long-secret-1", "long-secret-3"]
+    shown = secrets.masked(policy.settings)
+    assert shown == {"token": "***et-1", "Hooks": [{"KEY": "***et-2"}], "Token": "***et-3"}
+    assert world.put_policy(g, policy.id, settings=shown).settings == policy.settings
+
+
 def test_a_copy_shares_its_sources_secrets_until_the_source_changes():
     world = World()
     g = world.gateway().id

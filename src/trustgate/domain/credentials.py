@@ -58,7 +58,8 @@ def hide(
 ) -> Any:
     """A copy of free-form `value` with the texts at `secret_paths` as references.
 
-    A masked text keeps what `stored` has at the same place; `refuse` makes the error when there is nothing.
+    A masked text keeps what `stored` has at the same place; `refuse` makes the error when there is nothing. Names are
+    compared without case: readers of settings take them so.
     """
     if not secret_paths or secrets.is_ref(value):
         return value
@@ -72,7 +73,7 @@ def hide(
         raise refuse()
 
     def below(key: str) -> tuple[tuple[str, ...], ...]:
-        return tuple(rest[1:] for rest in secret_paths if rest[0] in (key, "*"))
+        return tuple(rest[1:] for rest in secret_paths if rest[0].lower() in (key.lower(), "*"))
 
     if isinstance(value, dict):
         old = cast("dict[str, Any]", stored) if isinstance(stored, dict) else {}
