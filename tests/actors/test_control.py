@@ -104,7 +104,7 @@ async def test_a_write_does_not_wait_longer_than_the_barrier_for_a_silent_plane(
         started = trio.current_time()
         executed = await admin.control.execute(world.create_gateway(world.new_id(), "one"))
         assert not executed.applied
-        assert trio.current_time() - started < 1
+        assert trio.current_time() - started < 4
         await admin.store.remove_plane("silent")
         assert (await admin.control.execute(world.create_gateway(world.new_id(), "two"))).applied
 
