@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,58 +14,23 @@ import pytest
 from trustgate.policies.engine import Chain
 from trustgate.policies.model import Mark, PolicyRequest, Run, TokenUsage
 from trustgate.policies.plugin import Environment, HttpReply, PolicyError, Price, Services
+from trustgate.policies.registry import PLUGINS
 
 from . import builders as b
 
 CASES = [json.loads(line) for line in (Path(__file__).parent / "extras.jsonl").read_text().splitlines()]
+DOCS = (Path(__file__).parents[2] / "docs" / "policies.md").read_text()
 MEMBERS = {
-    # plugin: members in their order; ? marks those that are left out when empty
-    "rate_limiter": "rate_limit_exceeded exceeded_type? retry_after? current_count limit window?",
-    "per_tool_rate_limiter": (
-        "stage counter_key tool tool_call_id? dimension subject window_max window_seconds current_count behavior"
-        " limit_exceeded"
-    ),
-    "token_rate_limiter": (
-        "stage counter_key provider? model? window_unit window_max tokens_consumed tokens_actual? tokens_remaining"
-        " limit_exceeded unit? cost_micro_usd? consumed_micro_usd? unpriced? cost_cap_violation? unknown_model?"
-        " input_price_per_1k? output_price_per_1k? max_input_per_1k? max_output_per_1k?"
-    ),
-    "request_size_limiter": (
-        "request_size_bytes request_size_chars max_size_bytes max_chars_per_request limit_exceeded exceeded_type?"
-    ),
-    "model_allowlist": "requested_model decision matched_pattern? substituted_with? behavior",
-    "tool_allowlist": "provider tools_requested tools_allowed tools_removed action on_empty? decision",
-    "tool_injection": "stage injected? rejected? rejected_name?",
-    "semantic_cache": (
-        "cache_hit similarity? threshold embedding_size? vector_dimension? stored degraded? degraded_reason? mode?"
-        " scope? vector_store? match_type? bypassed? skip_reason?"
-    ),
-    "prompt_template": (
-        "decision injected_ids? skipped_ids? unresolved_variables? resolved_template? discarded_messages?"
-    ),
-    "prompt_compression": "stage? mode? decision? transforms? bytes_in? bytes_out? bytes_saved? ratio?",
-    "regex_replace": "target? stage? mode? decision? changed?",
-    "openai_moderation": (
-        "model? category_scores? max_score max_score_category? flagged_by_openai flagged_categories? decision?"
-    ),
-    "azure_content_safety": (
-        "endpoint? output_type? severities? breached_categories? decision? mode? latency_ms? failed_open?"
-    ),
-    "bedrock_guardrail": (
-        "guardrail_id? version? region? stage? mode? decision? policy? type? action? name? latency_ms? degraded?"
-        " degraded_reason? message?"
-    ),
-    "trustguard": (
-        "direction? status? decision? trace_id? request_id? findings_count? findings? failed_open? failed_closed?"
-        " failure_reason? degraded? degraded_reason?"
-    ),
+    slug: members.replace("`", "").split(", ")
+    for slug, members in re.findall(r"^\| `(\w+)` \| ((?:`\w+`\??(?:, )?)+) \|$", DOCS, re.MULTILINE)
 }
+"""Of each plugin, in their order; ? marks those that are left out when empty."""
 
 
 def check_members(mark: Mark) -> None:
     """Members are documented and in order; those that must be there are, those that are empty are not."""
     extras = mark.extras or {}
-    row = MEMBERS[mark.name].split()
+    row = MEMBERS[mark.name]
     names = [name.rstrip("?") for name in row]
     assert [name for name in names if name in extras] == list(extras)
     assert not [name for name in row if not name.endswith("?") and name not in extras]
@@ -122,6 +88,11 @@ def shown(mark: Mark) -> dict[str, Any]:
     found = {"stage": mark.stage, "decision": mark.decision, "status": mark.status_code, "error": mark.error}
     score = {} if mark.score is None else {"score": mark.score, "label": mark.score_label}
     return found | score | {"extras": extras}
+
+
+def test_the_extras_of_every_plugin_are_documented() -> None:
+    assert set(MEMBERS) == set(PLUGINS)
+    assert {case["slug"] for case in CASES} == set(PLUGINS)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case['slug']}-{case['case']}")

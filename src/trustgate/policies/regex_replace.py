@@ -71,8 +71,8 @@ class Substitution:
             raise SettingsError(f"{PREFIX}rule pattern must not be empty: rule {index}")
         options_ = re2.Options()
         options_.log_errors = False
-        flags = ("i" if rule.case_insensitive else "") + ("m" if rule.multiline else "")
-        pattern = f"(?{flags}){rule.pattern}" if flags else rule.pattern
+        flags = ("(?i)" if rule.case_insensitive else "") + ("(?m)" if rule.multiline else "")
+        pattern = flags + rule.pattern
         try:
             regex = re2.compile(pattern.encode(), options_)
         except re2.error as error:
