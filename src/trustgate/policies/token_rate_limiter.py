@@ -31,6 +31,7 @@ from trustgate.policies.pricing import find_price, micro_usd, plain
 from trustgate.policies.token_budgets import Budget, Budgets, Level
 from trustgate.policies.token_rate_limiter_settings import Settings, check
 from trustgate.policies.usage import usage_of
+from trustgate.wire.secret_headers import is_secret_header
 
 HOLD_MS = 15 * 60 * 1000
 """How long a reservation outlives a crash: longer than any upstream call is allowed to take."""
@@ -83,6 +84,7 @@ class TokenBudget:
         self._dollars = settings.unit == "dollars"
         self._base = f"trl:{binding.policy_id}:{binding.dimension}:{binding.subject}"
         self._header = settings.group_by_header.lower().encode()
+        self._veiled = is_secret_header(settings.group_by_header.lower())
         self._custom = {model: Price(price.input, price.output) for model, price in settings.custom_pricing.items()}
         self._budgets = Budgets(settings, binding.dimension)
         cap = settings.cost_cap
@@ -92,6 +94,11 @@ class TokenBudget:
     def _group(self, request: PolicyRequest) -> str:
         value = request.header(self._header) if self._header else ""
         return f"{self._base}:hdr:{value}" if value else self._base
+
+    def _shown(self, key: str, budget: Budget) -> str:
+        """A key as records may show it: without the value of a header that holds credentials."""
+        grouped = f"{self._base}:hdr:"
+        return f"{grouped}[REDACTED]{budget.suffix}" if self._veiled and key.startswith(grouped) else key
 
     def _price(self, request: PolicyRequest, *models: str) -> Price | None:
         return find_price(request.provider, models, self._custom, self._binding.services.price)
@@ -218,7 +225,7 @@ class TokenBudget:
         mark.decision = self._binding.label
 
     def _report(self, level: Level, extras: BudgetExtras, mark: Mark) -> None:
-        extras.counter_key = level.key
+        extras.counter_key = self._shown(level.key, level.budget)
         extras.window_max = level.budget.ceiling
         extras.tokens_consumed, extras.tokens_remaining = level.consumed, level.remaining
         extras.limit_exceeded = level.exceeded
@@ -259,7 +266,7 @@ class TokenBudget:
     def _report_charge(self, budget: Budget, key: str, reply: Reply, extras: BudgetExtras) -> None:
         """What the last of the charged windows, the overall one if there is one, then holds."""
         consumed = reply.values[-1] if isinstance(reply, Charged) and reply.values else 0
-        extras.counter_key = key
+        extras.counter_key = self._shown(key, budget)
         extras.window_max = budget.ceiling
         extras.tokens_consumed, extras.tokens_remaining = consumed, max(0, budget.ceiling - consumed)
         if self._dollars:

@@ -8,6 +8,8 @@ from typing import Any, cast
 
 import msgspec
 
+from trustgate.wire.secret_headers import is_secret_header
+
 Json = dict[str, Any]
 
 REDACTED = "[REDACTED]"
@@ -16,29 +18,6 @@ CUT = "...[truncated]"
 MAX_KNOWN = 4096
 MAX_KEPT_HEADER = 256
 MAX_KEY = 64
-HEADERS = frozenset(
-    [
-        "authorization",
-        "proxy-authorization",
-        "www-authenticate",
-        "authentication",
-        "cookie",
-        "set-cookie",
-        "x-api-key",
-        "api-key",
-        "apikey",
-        "x-tg-api-key",
-        "x-ag-api-key",
-        "x-ag-playground-token",
-        "x-auth-token",
-        "x-access-token",
-        "x-amz-security-token",
-        "x-amz-credential",
-        "x-goog-api-key",
-        "x-csrf-token",
-        "x-xsrf-token",
-    ]
-)
 SCHEMED = frozenset({"authorization", "proxy-authorization"})
 KEYS = frozenset(
     [
@@ -100,7 +79,7 @@ def shown_header(pair: tuple[bytes, bytes]) -> tuple[str, list[str]]:
     name, value = pair[0].decode("latin-1").lower(), pair[1].decode("utf-8", "replace")
     if name in SCHEMED:
         return canonical(name), [redacted_header(value)]
-    if name in HEADERS or name.endswith("-api-key"):
+    if is_secret_header(name):
         hidden = canonical(name), [REDACTED]
         if len(_hidden) < MAX_KNOWN and len(pair[0]) <= MAX_KEPT_HEADER:
             _hidden[pair[0]] = hidden
