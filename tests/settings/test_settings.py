@@ -216,7 +216,12 @@ def test_a_required_variable_is_named_when_it_is_missing(
     assert str(refusal.value) == f"invalid configuration: {message}"
 
 
+PGVECTOR = "SEMANTIC_CACHE_VECTOR_STORE=pgvector needs a PostgreSQL database"
 WRONG = [
+    (PROXY, {"SEMANTIC_CACHE_VECTOR_STORE": "PGVECTOR"}, "SEMANTIC_CACHE_VECTOR_STORE must be one of redis, pgvector"),
+    (PROXY, {"SEMANTIC_CACHE_VECTOR_STORE": "pgvector"}, f"{PGVECTOR}: set DB_HOST"),
+    (PROXY, {"SEMANTIC_CACHE_VECTOR_STORE": "pgvector", **DATA_PLANE}, f"{PGVECTOR}, which a data plane"),
+    (PROXY, {"SEMANTIC_CACHE_VECTOR_STORE": "pgvector", "DB_HOST": "d", **DATA_PLANE}, f"{PGVECTOR}, which a data"),
     (ADMIN, {"CONFIG_SYNC_AUTH_MODE": "open"}, "CONFIG_SYNC_AUTH_MODE"),
     (ADMIN, {"APP_ENV": "prod"}, "CONFIG_SYNC_GRPC_TLS_CERT"),
     (ADMIN, {"CONFIG_SYNC_GRPC_TLS_CERT": __file__}, "CONFIG_SYNC_GRPC_TLS_KEY"),
@@ -264,6 +269,9 @@ UNUSED = [
     (PROXY, {"METRICS_ENABLED": "false", "METRICS_PORT": "65536", "REDIS_PORT": "65536"}),
     (PROXY, {"STS_SIGNING_KEY": "not a key"}),
     (PROXY, {**DATA_PLANE, "DB_SSL_MODE": "nonsense"}),
+    (PROXY, {"SEMANTIC_CACHE_VECTOR_STORE": "pgvector", "DB_HOST": "d"}),
+    (ADMIN, {"SEMANTIC_CACHE_VECTOR_STORE": "pgvector"}),
+    (frozenset({"mcp"}), {"SEMANTIC_CACHE_VECTOR_STORE": "pgvector", **DATA_PLANE}),
 ]
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from trustgate.app.answers import answer_stores
 from trustgate.app.catalog import Catalog
 from trustgate.app.exporters import fence
 from trustgate.app.storage import Shared, open_shared, server_key, store_of
@@ -85,7 +86,10 @@ async def open_parts(
         environment = policy_environment(settings)
         models = ModelCatalog()
         database_less = settings.database_less(planes)
-        async with nullcontext() if database_less else store_of(settings, planes, key) as store:
+        async with (
+            nullcontext() if database_less else store_of(settings, planes, key) as store,
+            answer_stores(settings, planes, shared) as caches,
+        ):
             yield Parts(
                 settings=settings,
                 planes=planes,
@@ -97,7 +101,7 @@ async def open_parts(
                 policies=PolicyServices(
                     limits=shared.limits,
                     http=pool_http(pool),
-                    caches=answer_stores(shared),
+                    caches=caches,
                     price=lambda provider, model: price_of(models, provider, model),
                     environment=environment,
                     clock=now,
@@ -115,15 +119,6 @@ async def open_parts(
 def exporter_check(settings: Settings) -> Callable[[dict[str, Any]], str | None]:
     allowed = fence(settings)
     return lambda entry: validate_exporter(entry, os.environ, allowed)
-
-
-def answer_stores(shared: Shared) -> dict[str, Any]:
-    """Where the semantic cache may keep answers beside this process."""
-    if shared.redis is None:
-        return {}
-    from trustgate.policies.answer_stores import RedisAnswers  # loads the vector library
-
-    return {"redis": RedisAnswers(shared.redis)}
 
 
 def pool_config(settings: Settings) -> PoolConfig:

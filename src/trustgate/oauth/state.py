@@ -17,7 +17,6 @@ from typing import Any, TypeVar
 import msgspec
 
 from trustgate.limits.shared import SharedValues
-from trustgate.oauth import records
 from trustgate.oauth.cipher import TokenCipher, Undecryptable
 from trustgate.store import EventStore
 
@@ -218,7 +217,7 @@ class OAuthState:
             return None
         try:
             text = data if data[:1] == b"{" else self._cipher.decrypt(data.decode()).encode()
-            return records.decode(text, type_)
+            return msgspec.json.decode(text, type=type_)
         except (msgspec.DecodeError, UnicodeDecodeError, Undecryptable):
             return None
 

@@ -43,8 +43,9 @@ def identify(request: PolicyRequest, partition: str) -> Identity:
         slot.text = ""
     rest = {name: value for name, value in tree.items() if name not in NOT_SHAPING}
     stream = asks_for_stream(request)
+    endpoint = request.path.lstrip("/").partition("/")[2]  # the first segment names the consumer
     context = "\0".join(
-        (VERSION, partition, format_of(request), request.provider, "stream" if stream else "whole", request.path)
+        (VERSION, partition, format_of(request), request.provider, "stream" if stream else "whole", endpoint)
     )
     material = context.encode() + b"\0" + msgspec.json.encode(rest, order="sorted")
     rule = hashlib.sha256(material).hexdigest()

@@ -17,6 +17,7 @@ from trustgate.policies.semantic_cache_settings import DEFAULT_MODEL, DEFAULT_TH
 from trustgate.policies.texts import answer_of
 
 EMBEDDING_TIMEOUT_S = 30.0
+DEGRADED = "trustgate_semantic_cache_degraded_total"
 MISS: Headers = [("X-Cache", "MISS"), ("X-Cache-Status", "MISS")]
 HIT: Headers = [("X-Cache", "HIT"), ("X-Cache-Status", "HIT")]
 
@@ -113,7 +114,7 @@ class SemanticCache:
             return Effect(headers=list(MISS))
         partition = self._partition(request)
         if not partition:
-            extras.degraded, extras.degraded_reason = True, "no_partition"
+            self._degrade(extras, "no_partition")
             return Effect(headers=list(MISS))
         identity = identify(request, partition)
         if identity.stream and self._settings.skip_if_streaming:
@@ -140,6 +141,10 @@ class SemanticCache:
         body, content_type = replay(answer, identity.stream)
         return stop(200, body, [*headers, ("Content-Type", content_type)])
 
+    def _degrade(self, extras: CacheExtras, reason: str) -> None:
+        extras.degraded, extras.degraded_reason = True, reason
+        self._binding.services.count(DEGRADED, {"store": self._store_name, "reason": reason})
+
     async def _lookup(self, seen: Seen, extras: CacheExtras) -> tuple[bytes, float | None] | None:
         """The cached answer, and its similarity when it was found by meaning. Trouble is a miss."""
         identity = seen.identity
@@ -154,7 +159,7 @@ class SemanticCache:
             vector = await self._embed(seen, extras)
             near = await self._store.nearest(identity.rule, vector) if vector is not None else None
         except StoreError as error:
-            extras.degraded, extras.degraded_reason = True, str(error)
+            self._degrade(extras, str(error))
             return None
         if near is None or near[0] < self._threshold:
             return None
@@ -162,14 +167,18 @@ class SemanticCache:
         return near[1], near[0]
 
     async def _embed(self, seen: Seen, extras: CacheExtras) -> list[float] | None:
-        """The normalised embedding of the text, asked for once a request; None when there is none."""
+        """The normalised embedding of the text, asked for once a request; None when there is none.
+
+        Raises `StoreError` instead of asking when the store could not use it.
+        """
         if seen.vector is None and not self._api_key:
-            extras.degraded, extras.degraded_reason = True, "embedding_service_unavailable"
+            self._degrade(extras, "embedding_service_unavailable")
         elif seen.vector is None:
+            await self._store.ready()
             try:
                 seen.vector = await self._ask(seen.identity.text)
             except PolicyError:
-                extras.degraded, extras.degraded_reason = True, "embedding_failed"
+                self._degrade(extras, "embedding_failed")
         if seen.vector is not None:
             extras.embedding_size = extras.vector_dimension = len(seen.vector)
         return seen.vector
@@ -212,7 +221,7 @@ class SemanticCache:
                 await self._store.add(identity.rule, vector, answer, self._ttl_s)
                 extras.stored = True
         except StoreError as error:
-            extras.degraded, extras.degraded_reason = True, str(error)
+            self._degrade(extras, str(error))
 
 
 def choose_store(wanted: str, services: Services) -> tuple[str, AnswerStore]:
@@ -221,7 +230,7 @@ def choose_store(wanted: str, services: Services) -> tuple[str, AnswerStore]:
         if name and name in services.caches:
             return name, services.caches[name]
     if "in_memory" not in services.caches:
-        from trustgate.policies.answer_stores import MemoryAnswers  # loads the vector library
+        from trustgate.policies.memory_answers import MemoryAnswers  # loads the vector library
 
         services.caches["in_memory"] = MemoryAnswers()
     return "in_memory", services.caches["in_memory"]

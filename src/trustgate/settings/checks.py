@@ -114,6 +114,16 @@ def _check_traffic(settings: "Settings", planes: frozenset[str]) -> None:
     store = settings.sessions.semantic_cache_vector_store
     if store not in ("redis", "pgvector", "in_memory"):
         raise invalid("SEMANTIC_CACHE_VECTOR_STORE must be one of redis, pgvector, in_memory")
+    if store == "pgvector" and "proxy" in planes:
+        _check_pgvector(settings, planes)
+
+
+def _check_pgvector(settings: "Settings", planes: frozenset[str]) -> None:
+    what = "SEMANTIC_CACHE_VECTOR_STORE=pgvector needs a PostgreSQL database"
+    if settings.database_less(planes):
+        raise invalid(f"{what}, which a data plane with CONFIG_SYNC_DATA_PLANE_ENABLED has not")
+    if settings.embedded(planes):
+        raise invalid(f"{what}: set DB_HOST")
 
 
 def default_exporters(settings: "Settings") -> "tuple[ExporterConfig, ...]":

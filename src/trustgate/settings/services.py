@@ -20,7 +20,9 @@ class Database(Struct, frozen=True):
     ssl_mode: Annotated[str, Var("DB_SSL_MODE", STR, "libpq `sslmode`.")] = "disable"
     ssl_root_cert: Annotated[str, Var("DB_SSL_ROOT_CERT", STR, "PEM file of accepted authorities.")] = ""
     min_conns: Annotated[int, Var("DB_MIN_CONNS", INT, "Connections kept open.")] = 1
-    max_conns: Annotated[int, Var("DB_MAX_CONNS", INT, "Most connections of one process.")] = 10
+    max_conns: Annotated[
+        int, Var("DB_MAX_CONNS", INT, "Most connections of one process, the semantic cache's (up to 4) apart.")
+    ] = 10
     max_conn_lifetime_s: Annotated[
         float, Var("DB_MAX_CONN_LIFETIME", DURATION, "A connection is replaced after this time.")
     ] = 3600.0
@@ -73,7 +75,8 @@ class Sessions(Struct, frozen=True):
         Var(
             "SEMANTIC_CACHE_VECTOR_STORE",
             STR,
-            "Default store of the semantic cache: `redis`, `pgvector` or `in_memory`.",
+            "Default store of the semantic cache: `redis`, `pgvector` (needs `DB_*`) or `in_memory`; without Redis, "
+            "`redis` means `in_memory`.",
         ),
     ] = "redis"
 

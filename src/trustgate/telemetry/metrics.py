@@ -177,6 +177,14 @@ class Metrics:
                 plane="proxy",
             )
         )
+        self.cache_degraded = add(
+            Counter(
+                "trustgate_semantic_cache_degraded_total",
+                "Times the semantic cache went without its store or an embedding.",
+                ("store", "reason"),
+                plane="proxy",
+            )
+        )
         self.plan_rejections = add(
             Counter(
                 "trustgate_plan_limit_rejections_total",
@@ -209,6 +217,8 @@ class Metrics:
                 plane="mcp",
             )
         )
+        told = (self.fail_open, self.trustguard_failures, self.cache_degraded)
+        self._told_by_name = {counter.name: counter for counter in told}
         started = time.time()
         add(
             Gauge(
@@ -238,8 +248,7 @@ class Metrics:
 
     def count(self, name: str, labels: dict[str, str]) -> None:
         """Add one to a counter by its name: what policies and the pipeline do, who know no instruments."""
-        known = {"trustguard_evaluate_failures_total": self.trustguard_failures, self.fail_open.name: self.fail_open}
-        counter = known.get(name)
+        counter = self._told_by_name.get(name)
         if counter is not None:
             counter.of(*(labels[label] for label in counter.labels)).value += 1
 

@@ -1,8 +1,4 @@
-"""Where the semantic cache keeps answers: in this process (usearch) or in Redis (RediSearch).
-
-What lives here: the `AnswerStore` contract and its two implementations. What must not: what makes two requests the
-same; a `rule` here is the hex digest of everything that must be equal, whatever that is.
-"""
+"""Answers of the semantic cache in this process: vectors by usearch, bounded in bytes (spec 04 §14.5)."""
 
 from __future__ import annotations
 
@@ -11,15 +7,11 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
-import coredis.exceptions
 import numpy as np
-from coredis.response._callbacks import NoopCallback
 from usearch.index import Index
 
 from trustgate.policies.answer_store import StoreError, Vector
 
-INDEX = "semantic_cache"
-DIMENSIONS = 1536
 LARGE_SHELF = 128
 """From this many vectors of one rule on, an index is faster than comparing all of them."""
 
@@ -105,6 +97,9 @@ class MemoryAnswers:
             self._remove(old)
         self._keep(rule, key, None, answer, ttl_s)
 
+    async def ready(self) -> None:
+        pass
+
     async def nearest(self, rule: str, vector: Vector) -> tuple[float, bytes] | None:
         wanted = np.asarray(vector, dtype=np.float32)
         place = rule, len(wanted)
@@ -153,84 +148,3 @@ class MemoryAnswers:
         shelf.remove(entry)
         if not shelf.entries:
             del self._shelves[place]
-
-
-class RedisAnswers:
-    """`AnswerStore` in Redis under the documented keys. Without RediSearch only exact entries work.
-
-    `client` is an open `coredis` client with bytes replies.
-    """
-
-    def __init__(self, client: Any, now: Callable[[], float] = time.time) -> None:
-        self._client = client
-        self._now = now
-        self._indexed = False
-
-    async def get(self, rule: str, key: str) -> bytes | None:
-        try:
-            return await self._client.get(f"sc_exact:{rule}:{key}")
-        except (coredis.exceptions.RedisError, OSError):
-            raise StoreError("exact_lookup_failed") from None
-
-    async def put(self, rule: str, key: str, answer: bytes, ttl_s: int) -> None:
-        try:
-            await self._client.set(f"sc_exact:{rule}:{key}", answer, ex=ttl_s)
-        except (coredis.exceptions.RedisError, OSError):
-            raise StoreError("exact_store_failed") from None
-
-    async def nearest(self, rule: str, vector: Vector) -> tuple[float, bytes] | None:
-        await self._ensure_index()
-        query = f"(@rule_id:{{{rule}}})=>[KNN 1 @embedding $BLOB]"
-        try:
-            reply = await self._command(
-                b"FT.SEARCH", INDEX, query, "PARAMS", 2, "BLOB", _blob(vector),
-                "RETURN", 2, "response", "__embedding_score", "DIALECT", 2,
-            )  # fmt: skip
-        except (coredis.exceptions.RedisError, OSError):
-            raise StoreError("index_unavailable") from None
-        return _first_hit(reply)
-
-    async def add(self, rule: str, vector: Vector, answer: bytes, ttl_s: int) -> None:
-        if len(vector) != DIMENSIONS:
-            raise StoreError("store_failed")
-        await self._ensure_index()
-        key = f"{INDEX}:{rule[:16]}:{int(self._now() * 1e9)}"
-        try:
-            await self._client.hset(key, {"embedding": _blob(vector), "rule_id": rule, "response": answer})
-            await self._client.expire(key, ttl_s)
-        except (coredis.exceptions.RedisError, OSError):
-            raise StoreError("store_failed") from None
-
-    async def _command(self, name: bytes, *arguments: Any) -> Any:
-        return await self._client.create_request(name, *arguments, callback=NoopCallback())
-
-    async def _ensure_index(self) -> None:
-        if self._indexed:
-            return
-        try:
-            await self._command(
-                b"FT.CREATE", INDEX, "ON", "HASH", "PREFIX", 1, f"{INDEX}:", "SCHEMA",
-                "rule_id", "TAG", "SEPARATOR", ",", "response", "TEXT", "NOINDEX",
-                "embedding", "VECTOR", "FLAT", 6, "TYPE", "FLOAT32", "DIM", DIMENSIONS, "DISTANCE_METRIC", "COSINE",
-            )  # fmt: skip
-        except (coredis.exceptions.RedisError, OSError) as error:
-            if "already exists" not in str(error).lower():
-                raise StoreError("index_unavailable") from None
-        self._indexed = True
-
-
-def _blob(vector: Vector) -> bytes:
-    return np.asarray(vector, dtype="<f4").tobytes()
-
-
-def _first_hit(reply: Any) -> tuple[float, bytes] | None:
-    """The first document of an FT.SEARCH reply, in its RESP2 (flat list) or RESP3 (map) form."""
-    if isinstance(reply, dict):
-        results = reply.get(b"results") or []
-        fields = results[0].get(b"extra_attributes", {}) if results else {}
-    else:
-        flat = reply[2] if isinstance(reply, list) and len(reply) > 2 else []
-        fields = dict(zip(flat[::2], flat[1::2], strict=True))
-    if b"response" not in fields or b"__embedding_score" not in fields:
-        return None
-    return 1.0 - float(fields[b"__embedding_score"]), bytes(fields[b"response"])
