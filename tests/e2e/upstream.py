@@ -108,6 +108,20 @@ def ok(peer: Peer) -> None:
     peer.end()
 
 
+def echo(peer: Peer) -> None:
+    """Say again what the last message said, without `~`; streamed, in pieces of five characters."""
+    said = peer.request.json["messages"][-1]["content"].replace("~", "")
+    if not peer.streamed:
+        choice = {"index": 0, "message": {"role": "assistant", "content": said}, "finish_reason": "stop"}
+        peer.whole(200, json.dumps(COMPLETION | {"choices": [choice]}).encode())
+        return
+    peer.begin()
+    pieces = [chunk({"content": said[at : at + 5]}) for at in range(0, len(said), 5)]
+    for event in (ROLE, *pieces, chunk({}, "stop"), USAGE, DONE):
+        peer.part(event)
+    peer.end()
+
+
 def status(code: int, **headers: str) -> Callable[[Peer], None]:
     body = json.dumps({"error": {"message": f"status {code}", "type": "t"}}).encode()
     return lambda peer: peer.whole(code, body, **headers)
@@ -234,6 +248,7 @@ def slowly(peer: Peer) -> None:
 
 BEHAVIOURS: dict[str, Callable[[Peer], None]] = {
     "ok": ok,
+    "echo": echo,
     "tools": calls_a_tool,
     "slow": slowly,
     "embeds": embeds,
@@ -269,7 +284,7 @@ BEHAVIOURS: dict[str, Callable[[Peer], None]] = {
 }
 
 
-KEPT_ALIVE = {"ok", "tools", "gzip", "html", "error-inside", "embeds", "responses", "extra", "extra-400"}
+KEPT_ALIVE = {"ok", "echo", "tools", "gzip", "html", "error-inside", "embeds", "responses", "extra", "extra-400"}
 
 
 class FaultyUpstream:

@@ -147,7 +147,7 @@ def test_a_token_of_user_a_is_never_used_for_user_b(
         page = back.headers["location"]
         assert page.startswith(f"{url}/connect?ticket="), "a login makes a detour to what is not linked"
         linked = link(who, page, upstream, f"token-of-{user}")
-        resume = html.unescape(re.search(r'class="button continue" href="([^"]+)"', linked.text)[1])  # type: ignore[index]
+        resume = html.unescape(re.search(r'class="continue" href="([^"]+)"', linked.text)[1])  # type: ignore[index]
         return who.redeem(resume, client_id=client_id).json()["access_token"]
 
     alice, bob = log_in(client, "alice"), log_in(other, "bob")
@@ -175,10 +175,49 @@ def test_a_ticket_links_only_what_its_consumer_forwards(keyed: tuple[str, str], 
     ticket = query_of(consent_url(client, url, X_AG_API_Key=key))["ticket"]
     answer = client.http.get(f"{client.mcp}/oauth/connect/other", params={"ticket": ticket})
     assert (answer.status_code, answer.text) == (404, "oauth connect: provider not configured for this consumer")
-    crossing = client.http.post(
-        f"{client.mcp}/oauth/disconnect/notes", params={"ticket": ticket}, headers={"Sec-Fetch-Site": "cross-site"}
-    )
-    assert crossing.status_code == 403
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"Origin": "null", "Sec-Fetch-Site": "same-origin"}, 200),
+        ({"Origin": "null"}, 200),
+        ({"Origin": "{mcp}"}, 200),
+        ({"Origin": "https://public.example", "X-Forwarded-Host": "public.example"}, 200),
+        ({"Sec-Fetch-Site": "cross-site"}, 403),
+        ({"Sec-Fetch-Site": "same-site", "Origin": "{mcp}"}, 403),
+        ({"Origin": "https://evil.example"}, 403),
+        ({"Origin": "{mcp}.evil.example"}, 403),
+    ],
+)
+def test_only_our_own_pages_end_links(
+    keyed: tuple[str, str], client: Client, headers: dict[str, str], status: int
+) -> None:
+    url, key = keyed
+    ticket = query_of(consent_url(client, url, X_AG_API_Key=key))["ticket"]
+    sent = {name: value.replace("{mcp}", client.mcp) for name, value in headers.items()}
+    answer = client.http.post(f"{client.mcp}/oauth/disconnect/notes", params={"ticket": ticket}, headers=sent)
+    assert answer.status_code == status
+
+
+def test_servers_that_ask_at_once_share_one_ticket(tenant: Tenant, client: Client, upstream: Upstream) -> None:
+    auth, key = tenant.key()
+    registries = [tenant.registry(f"r{n}", upstream.url, forwarded(upstream, f"p{n}")) for n in range(6)]
+    url = tenant.url(tenant.consumer("c", registries, auth))
+    asked = [client.whoami(url, X_AG_API_Key=key)["data"]["connect_url"] for _ in range(3)]
+    assert len(set(asked)) == 1
+
+
+def test_a_way_back_without_a_code_links_nothing(keyed: tuple[str, str], client: Client, upstream: Upstream) -> None:
+    url, key = keyed
+    ticket = query_of(consent_url(client, url, X_AG_API_Key=key))["ticket"]
+    away = client.http.get(f"{client.mcp}/oauth/connect/notes", params={"ticket": ticket})
+    upstream.answers["/token"] = (200, token("never"))
+    state = query_of(away.headers["location"])["state"]
+    page = client.http.get(f"{client.mcp}/oauth/callback/notes", params={"state": state})
+    assert page.status_code == 200 and "oauth provider: no code in the answer" in page.text
+    assert upstream.posts == []
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from trustgate.oauth.http import redirect, with_query
 from trustgate.oauth.redirects import acceptable, destination, registered
 
 
@@ -85,3 +86,8 @@ def test_registered_uris_match_exactly_but_for_a_loopback_port(uri: str, same: b
 )
 def test_people_are_shown_where_a_code_goes(uri: str, shown: str) -> None:
     assert destination(uri) == shown
+
+
+def test_a_redirect_keeps_letters_beyond_ascii() -> None:
+    ((_, where),) = redirect(with_query("https://b\u00fccher.example/\u4f8b", {"code": "1"})).headers
+    assert where.decode() == "https://b\u00fccher.example/\u4f8b?code=1"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 
 import msgspec
@@ -11,7 +12,7 @@ import trio
 from trustgate.oauth.cipher import TokenCipher
 from trustgate.oauth.locks import Locks
 from trustgate.oauth.state import Code, OAuthState, Session, Ticket, UpstreamClient
-from trustgate.oauth.vault import key_of
+from trustgate.oauth.vault import Tokens, Vault, key_of
 
 
 class Shared:
@@ -103,6 +104,42 @@ def test_no_users_name_ends_in_the_beginning_of_a_provider() -> None:
     assert key_of("g", "alice", "notes") == "vault:g:alice:notes"
     assert key_of("g", "alice:notes", "x") != key_of("g", "alice", "notes:x")
     assert key_of("g", "alice", "notes%3Ax") != key_of("g", "alice", "notes:x")
+
+
+@pytest.mark.parametrize("provider", ["github", "acme/notes", "urn:acme:notes", "50%"])
+async def test_links_of_the_existing_system_are_found_and_stay_one(shared: Shared, provider: str) -> None:
+    cipher = TokenCipher("s" * 32)
+    vault = Vault(shared, cipher, lambda: 1_800_000_000.0)
+    record = {
+        "id": "0c5a7d7e-0000-4000-8000-000000000000",
+        "gateway_id": "g",
+        "principal_sub": "alice",
+        "provider": provider,
+        "account_ref": "",
+        "access_token": cipher.encrypt("at"),
+        "refresh_token": "",
+        "scopes": None,
+        "expires_at": "2030-01-02T03:04:05.123456789Z",
+        "created_at": "2026-01-02T03:04:05.12345Z",
+        "updated_at": "2026-01-02T03:04:05Z",
+    }
+    before = f"vault:g:alice:{provider}"
+    shared.values[before] = json.dumps(record).encode()
+    found = await vault.get("g", "alice", provider)
+    assert found is not None and vault.open(found).access_token == "at" and vault.state(found) == "linked"
+    renewed = await vault.put("g", "alice", provider, Tokens(access_token="new"))
+    assert (renewed.id, renewed.created_at) == (found.id, found.created_at)
+    assert list(shared.values) == [key_of("g", "alice", provider)]
+    shared.values[before] = json.dumps(record).encode()
+    assert await vault.delete("g", "alice", provider) is not None
+
+
+async def test_a_link_that_lies_under_two_readings_of_one_key_is_its_owners(shared: Shared) -> None:
+    vault = Vault(shared, TokenCipher("s" * 32), lambda: 0.0)
+    await vault.put("g", "alice:notes", "x", Tokens(access_token="hers"))
+    assert await vault.get("g", "alice", "notes:x") is None
+    assert await vault.delete("g", "alice", "notes:x") is None
+    assert await vault.get("g", "alice:notes", "x") is not None
 
 
 async def test_a_renewal_that_was_begun_is_ended_though_its_client_left() -> None:

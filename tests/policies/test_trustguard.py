@@ -10,9 +10,12 @@ import msgspec
 import pytest
 import trio
 
+from trustgate.policies import registry
 from trustgate.policies.engine import Chain
-from trustgate.policies.model import Run
+from trustgate.policies.model import Outcome, Run
 from trustgate.policies.plugin import Environment
+from trustgate.policies.reassembly import reassemble
+from trustgate.policies.settings import SettingsError
 
 from . import builders as b
 from .guard_service import Asked, Guard, Reply, guard_service
@@ -524,3 +527,136 @@ async def test_nulls_inside_of_a_transformed_payload_are_kept() -> None:
         request = b.mcp_request("t", {"a": "secret"})
         assert await service.chain(type="MCP").pre_request(request, Run()) is None
     assert msgspec.json.decode(request.body) == {"name": "t", "arguments": {"a": None}}
+
+
+def streamed(*pieces: str) -> bytes:
+    chunks = [{"choices": [{"index": 0, "delta": {"content": piece}}]} for piece in pieces]
+    return b"".join(b"data: " + msgspec.json.encode(event) + b"\n\n" for event in chunks) + b"data: [DONE]\n\n"
+
+
+async def flow(chain: Chain, data: bytes, run: Run) -> tuple[str, Outcome | None]:
+    """What left of a stream, and how it ended."""
+    (gate,) = chain.watch(b.request(), run)
+    out = await gate.feed(data) + await gate.end()
+    return reassemble("openai", out).text, gate.outcome
+
+
+WORDS = ("one ", "two ", "three ", "four ", "five ", "six ", "seven ", "eight ")
+
+
+async def test_a_stream_is_evaluated_in_windows_where_the_settings_ask_for_it() -> None:
+    async with trustguard() as service:
+        run, chain = Run(), service.chain(stream_window=16, stream_hold_back=6)
+        assert await flow(chain, streamed(*WORDS), run) == ("".join(WORDS), None)
+        shown = [asked.body["payload"]["messages"][0]["content"] for asked in service.evaluations]
+        assert shown == ["one two three four ", "three four five six seven ", "seven eight "]
+        assert {asked.body["direction"] for asked in service.evaluations} == {"output"}
+        assert [(mark.stage, mark.decision) for mark in run.marks] == [("pre_response", "allowed")]
+        over = b.response(streamed(*WORDS).replace(b"\n\n", b"\n"), streaming=True)
+        await chain.post_response(b.request(), over, run)
+        assert len(service.evaluations) == len(shown)
+
+
+NOT_IN_FLOW = [
+    ({}, "enforce"),
+    ({"stream_window": 0}, "enforce"),
+    ({"stream_window": 16}, "observe"),
+    ({"stream_window": 16, "inspect": "request"}, "enforce"),
+]
+
+
+@pytest.mark.parametrize(("settings", "mode"), NOT_IN_FLOW)
+async def test_streams_flow_freely_by_default(settings: dict[str, Any], mode: str) -> None:
+    async with trustguard() as service:
+        assert service.chain(mode=mode, **settings).watch(b.request(), Run()) == []
+
+
+async def test_a_blocked_window_ends_the_stream() -> None:
+    async with trustguard() as service:
+
+        def answer(asked: Asked) -> Reply:
+            if asked.path == "/v1/evaluate" and "seven" in asked.body["payload"]["messages"][0]["content"]:
+                return Reply({"status": "block", "findings": [FINDING]})
+            return service.answer(asked)
+
+        service.guard.answer = answer
+        run = Run()
+        text, outcome = await flow(service.chain(stream_window=16, stream_hold_back=6), streamed(*WORDS), run)
+    assert text == "one two "
+    assert outcome is not None
+    assert (outcome.status, outcome.type) == (403, "trustguard_blocked")
+    assert outcome.message == "Request blocked by security policy: prompt_injection (Det)."
+    (mark,) = run.marks
+    assert (mark.decision, mark.score_label, mark.status_code) == ("block", "prompt_injection", 403)
+
+
+async def test_a_masked_window_leaves_masked() -> None:
+    async with trustguard() as service:
+
+        def answer(asked: Asked) -> Reply:
+            if asked.path != "/v1/evaluate":
+                return service.answer(asked)
+            text = asked.body["payload"]["messages"][0]["content"]
+            if "four" not in text:
+                return Reply({"status": "allow"})
+            return Reply({"status": "transform", "transformed_payload": {"input": text.replace("four", "****")}})
+
+        service.guard.answer = answer
+        run = Run()
+        text, outcome = await flow(service.chain(stream_window=16, stream_hold_back=6), streamed(*WORDS), run)
+    assert (text, outcome) == ("".join(WORDS).replace("four", "****"), None)
+    assert run.marks[0].decision == "transformed"
+
+
+IN_TROUBLE = [Reply({}, 500), Reply(b"no json"), Reply(drop=True), Reply(hang=True)]
+
+
+@pytest.mark.parametrize("reply", IN_TROUBLE)
+async def test_a_failing_service_stops_a_stream_only_where_the_settings_say_so(reply: Reply) -> None:
+    async with trustguard() as service:
+        service.verdict = reply
+        run = Run()
+        assert await flow(service.chain(stream_window=16), streamed(*WORDS), run) == ("".join(WORDS), None)
+        assert len(service.evaluations) == 1
+        assert run.marks[0].decision == "failed_open"
+        text, outcome = await flow(service.chain(stream_window=16, on_error="fail_closed"), streamed(*WORDS), Run())
+    assert text == ""
+    assert outcome is not None
+    assert (outcome.status, outcome.type) == (502, "trustguard_error")
+
+
+async def test_a_refusing_service_ends_a_stream() -> None:
+    async with trustguard() as service:
+        service.verdict = Reply({}, 403)
+        text, outcome = await flow(service.chain(stream_window=16), streamed(*WORDS), Run())
+    assert text == ""
+    assert outcome is not None
+    assert (outcome.status, outcome.type) == (502, "trustguard_unauthorized")
+
+
+async def test_what_the_judge_cannot_bear_ends_the_stream_like_a_failed_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*args: Any) -> None:
+        raise KeyError
+
+    async with trustguard() as service:
+        monkeypatch.setattr("trustgate.policies.trustguard.payloads.llm_stream", broken)
+        text, outcome = await flow(service.chain(stream_window=16), streamed(*WORDS), Run())
+    assert text == ""
+    assert outcome is not None
+    assert (outcome.status, outcome.message) == (502, "pre_response plugin stage failed")
+
+
+WINDOWS = [
+    ({"stream_window": -1}, "stream_window must be between 0 and 65536"),
+    ({"stream_window": 65537}, "stream_window must be between 0 and 65536"),
+    ({"stream_window": 10, "stream_hold_back": 10}, "stream_hold_back must be at least 0 and less than stream_window"),
+    ({"stream_window": 10, "stream_hold_back": -1}, "stream_hold_back must be at least 0 and less than stream_window"),
+]
+
+
+@pytest.mark.parametrize(("settings", "message"), WINDOWS)
+def test_windows_that_cannot_be_are_refused(settings: dict[str, Any], message: str) -> None:
+    plugin = registry.PLUGINS["trustguard"]
+    decoded = registry.decode_settings(plugin, {"collector_id": COLLECTOR, **settings})
+    with pytest.raises(SettingsError, match=f"trustguard: {message}"):
+        plugin.check(decoded, Environment(trustguard_client_id="i", trustguard_client_secret="s"))

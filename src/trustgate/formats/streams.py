@@ -158,6 +158,11 @@ class StreamRelay:
             return failure(self._client)
         return self._boundary() + failure(self._client)
 
+    def refuse(self, error: UpstreamError) -> bytes:
+        """Bytes that end the client's stream, in its own dialect, because the gateway refuses the rest of it."""
+        self._closed = True
+        return failure(self._client, error)
+
     @property
     def has_text(self) -> bool:
         """Whether any text has gone by; reads no more than it takes to see some."""
@@ -311,13 +316,13 @@ class StreamRelay:
                     self._keep(event.text)
 
 
-def failure(client: str) -> bytes:
-    """The event that ends a client's stream when the upstream broke off.
+def failure(client: str, error: UpstreamError = FAILURE) -> bytes:
+    """The event that ends a client's stream before its time, as when the upstream broke off.
 
     Every dialect gets an `error` member with the same message and type; Anthropic and Responses clients get it in
     the event their SDK raises on.
     """
     codec = CODECS.get(client)
     if codec is None or client in _OPENAI_CLIENTS:
-        return b"data: " + json.encode({"error": {"message": FAILURE.message, "type": FAILURE.type}}) + b"\n\n"
-    return codec.stream_encoder().encode(StreamEvent(error=FAILURE))
+        return b"data: " + json.encode({"error": {"message": error.message, "type": error.type}}) + b"\n\n"
+    return codec.stream_encoder().encode(StreamEvent(error=error))

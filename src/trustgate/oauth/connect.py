@@ -20,6 +20,7 @@ from trustgate.oauth import pages
 from trustgate.oauth.cipher import Undecryptable
 from trustgate.oauth.credentials import tokens_of
 from trustgate.oauth.http import NO_STORE, OAuthError, Reply, Request, redirect, text_reply, with_query
+from trustgate.oauth.locks import Locks
 from trustgate.oauth.outbound import Answer, Outbound, OutboundFailed
 from trustgate.oauth.server import challenge_of
 from trustgate.oauth.state import CONNECT_STATE_S, TICKET_S, ConnectState, OAuthState, Ticket
@@ -88,7 +89,7 @@ def audit(event: str, view: GatewayView, ticket: Ticket, provider: str = "") -> 
 
 
 class Connect:
-    """Mutable: live tickets that are handed out again to the same user."""
+    """Mutable: live tickets that are handed out again to the same user, and the locks of making them."""
 
     def __init__(
         self,
@@ -103,6 +104,7 @@ class Connect:
         self._directory, self._state, self._vault = directory, state, vault
         self._servers, self._outbound, self._now = servers, outbound, now
         self._live: dict[tuple[str, str, str], tuple[float, str]] = {}
+        self._minting = Locks()
 
     # Tickets
 
@@ -116,14 +118,19 @@ class Connect:
     async def url(self, caller: Caller, consumer: ConsumerView, base_url: str) -> str:
         """Where this caller may link accounts; the same ticket again while it is fresh."""
         key = (caller.view.id, caller.principal.subject, consumer.slug)
-        made, ticket_id = self._live.get(key, (float("-inf"), ""))
-        if self._now() - made > REUSE_S:
+
+        async def ticket_id() -> str:
+            made, known = self._live.get(key, (float("-inf"), ""))
+            if self._now() - made <= REUSE_S:
+                return known
             ticket = Ticket(caller.view.id, caller.principal.subject, path_of(consumer), consumer_id=consumer.id)
-            ticket_id = await self.mint(caller.view, ticket)
+            minted = await self.mint(caller.view, ticket)
             if len(self._live) >= MAX_REUSED:
                 self._live.pop(next(iter(self._live)))
-            self._live[key] = (self._now(), ticket_id)
-        return page_url(base_url, consumer, ticket_id)
+            self._live[key] = (self._now(), minted)
+            return minted
+
+        return page_url(base_url, consumer, await self._minting.run(key, ticket_id))
 
     async def detour(self, gateway_id: str, subject: str, resource: str, base_url: str, resume: str) -> str:
         """The connect page for a user who has just logged in and has accounts to link; empty when there are none."""
@@ -192,7 +199,7 @@ class Connect:
         registry = addressed.registries.get(provider)
         if registry is None:
             raise Refused(404, NOT_CONFIGURED)
-        redirect_uri = f"{request.base_url}/oauth/callback/{quote(provider)}"
+        redirect_uri = redirect_uri_of(request, provider)
         try:
             server = await self._servers.server(registry)
             client = await self._servers.client(registry, redirect_uri)
@@ -236,8 +243,12 @@ class Connect:
         if query.get("error"):
             described = query.get("error_description", "")
             return await self._page(addressed, f"{query['error']}: {described}" if described else query["error"])
+        if not away.redirect_uri:  # the existing system does not write it down
+            away.redirect_uri = redirect_uri_of(request, provider)
         try:
-            await self._link(addressed, registry, away, query.get("code", ""))
+            if not query.get("code"):
+                raise OAuthError("server_error", "oauth provider: no code in the answer")
+            await self._link(addressed, registry, away, query["code"])
         except OAuthError as error:
             return await self._page(addressed, error.description or error.code)
         audit("mcp_provider_linked", addressed.view, addressed.ticket, provider)
@@ -265,8 +276,7 @@ class Connect:
 
     async def disconnect(self, request: Request, provider: str) -> Reply:
         """Forget a link; that there was none is fine. Other sites cannot make a browser do it."""
-        site = request.headers.get(b"sec-fetch-site", b"")
-        if site and site not in (b"same-origin", b"none"):
+        if from_elsewhere(request):
             raise Refused(403, "oauth connect: cross-site request refused")
         addressed = await self.addressed(request)
         ticket, registry = addressed.ticket, addressed.registries.get(provider)
@@ -290,6 +300,23 @@ class Connect:
         if client.client_secret:
             fields["client_secret"] = client.client_secret
         await self._outbound.post_form(server.revocation_url, fields)
+
+
+def redirect_uri_of(request: Request, provider: str) -> str:
+    return f"{request.base_url}/oauth/callback/{quote(provider)}"
+
+
+def from_elsewhere(request: Request) -> bool:
+    """Whether a browser sent this from a page that is not ours. Our pages send no referrer, so their origin is null."""
+    site, origin = request.headers.get(b"sec-fetch-site", b""), request.headers.get(b"origin", b"").decode("latin-1")
+    if site and site not in (b"same-origin", b"none"):
+        return True
+    host = request.headers.get(b"host", b"").decode("latin-1").lower()
+    return origin not in ("", "null") and netloc_of(origin) not in (host, netloc_of(request.base_url))
+
+
+def netloc_of(origin: str) -> str:
+    return origin.partition("://")[2].lower()
 
 
 def check_answer(answer: Answer) -> None:

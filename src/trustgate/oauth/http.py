@@ -102,8 +102,9 @@ def redirect(url: str, status: int = 302, *headers: tuple[bytes, bytes]) -> Repl
 
 
 def header_text(value: str) -> bytes:
-    """A header value without line ends; other controls cannot come out of percent-encoded URLs."""
-    return value.replace("\r", "").replace("\n", "").encode("latin-1", "replace")
+    """A header value without line ends; other controls cannot come out of percent-encoded URLs. Letters beyond ASCII
+    go out as they came, so that they name the same place."""
+    return value.replace("\r", "").replace("\n", "").encode("utf-8", "replace")
 
 
 def with_query(url: str, fields: Mapping[str, str]) -> str:

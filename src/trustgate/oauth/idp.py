@@ -91,7 +91,7 @@ class Provider:
             raise OAuthError(error, description if isinstance(description, str) else "")
         if answer.status != 200:
             raise OAuthError("server_error", f"identity provider token endpoint returned status {answer.status}")
-        if not members.get("access_token"):
+        if not text(members, "access_token"):
             raise OAuthError("server_error", "identity provider returned no access token")
         return members
 

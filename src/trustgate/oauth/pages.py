@@ -42,10 +42,11 @@ li>div{flex:1 1 140px;min-width:0}
 li strong{display:block}li strong,li small{overflow-wrap:anywhere}
 li small{color:var(--soft)}
 .state{font-size:13px;font-weight:600}.linked{color:var(--ok)}.expired{color:var(--warn)}
-.button,button{display:inline-block;border:1px solid var(--go);border-radius:9px;padding:8px 16px;background:var(--go);
-color:var(--card);font:inherit;font-weight:600;text-decoration:none;cursor:pointer}
+.button,.continue,button{display:inline-block;border:1px solid var(--go);border-radius:9px;padding:8px 16px;
+background:var(--go);color:var(--card);font:inherit;font-weight:600;text-decoration:none;cursor:pointer}
 button.quiet{background:transparent;border-color:var(--line);color:var(--soft)}
-.button:focus-visible,button:focus-visible,input:focus-visible{outline:3px solid var(--go);outline-offset:2px}
+.button:focus-visible,.continue:focus-visible,button:focus-visible,input:focus-visible
+{outline:3px solid var(--go);outline-offset:2px}
 .flash{border:1px solid var(--bad);color:var(--bad);border-radius:9px;padding:10px 14px;margin:0 0 16px;
 overflow-wrap:anywhere}
 .continue{margin-top:24px;width:100%;text-align:center}
@@ -96,7 +97,7 @@ def connect(rows: Sequence[Row], ticket: str, resume: str, flash: str = "", who:
     else:
         parts.append("<p>No tool of this server needs an account of yours.</p>")
     if resume:
-        parts.append(f'<a class="button continue" href="{escape(resume)}">Continue</a>')
+        parts.append(f'<a class="continue" href="{escape(resume)}">Continue</a>')
     return page("Connect accounts \u00b7 TrustGate", "".join(parts))
 
 

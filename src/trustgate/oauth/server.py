@@ -220,15 +220,11 @@ class AuthorizationServer:
             raise OAuthError("invalid_request", "unknown or expired authorization request")
         if query.get("error"):
             return self._back(pending, OAuthError(query["error"], query.get("error_description", "")))
-        auth = self._issuers.auth(pending.gateway_id, pending.auth_id)
-        if auth is None:
-            raise OAuthError(
-                "invalid_request", "the identity provider behind this authorization is no longer configured"
-            )
+        choice = self._choice_of(pending, request)
         try:
             if not query.get("code"):
                 raise OAuthError("server_error", "identity provider returned no code")
-            code = await self._code_of(request, query["code"], pending, Choice(auth, pending.gateway_id))
+            code = await self._code_of(request, query["code"], pending, choice)
         except OAuthError as error:
             return self._back(pending, error)
         value = secrets.token_hex(32)
@@ -240,6 +236,17 @@ class AuthorizationServer:
             if page:
                 return redirect(page, 302, NO_STORE)
         return redirect(target, 302, NO_STORE) if is_web(target) else pages.deep_link(target)
+
+    def _choice_of(self, pending: Pending, request: Request) -> Choice:
+        """Where the user was sent; a request that does not tell went where its like goes now. Raises OAuthError."""
+        if not pending.auth_id:
+            return self._issuers.choose(pending.resource, request)
+        auth = self._issuers.auth(pending.gateway_id, pending.auth_id)
+        if auth is None:
+            raise OAuthError(
+                "invalid_request", "the identity provider behind this authorization is no longer configured"
+            )
+        return Choice(auth, pending.gateway_id)
 
     def _back(self, pending: Pending, error: OAuthError) -> Reply:
         """To the client, with what went wrong."""

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from trustgate.limits.shared import SharedValues
+from trustgate.oauth import records
 from trustgate.oauth.cipher import TokenCipher, Undecryptable
 from trustgate.store import EventStore
 
@@ -217,7 +218,7 @@ class OAuthState:
             return None
         try:
             text = data if data[:1] == b"{" else self._cipher.decrypt(data.decode()).encode()
-            return msgspec.json.decode(text, type=type_)
+            return records.decode(text, type_)
         except (msgspec.DecodeError, UnicodeDecodeError, Undecryptable):
             return None
 

@@ -13,6 +13,7 @@ from typing import Protocol
 import msgspec
 
 from trustgate.limits.shared import SharedValues
+from trustgate.oauth import records
 from trustgate.oauth.cipher import TokenCipher, Undecryptable
 
 EXPIRY_MARGIN_S = 60.0
@@ -53,6 +54,11 @@ def key_of(gateway_id: str, subject: str, provider: str) -> str:
     return f"{prefix(gateway_id)}{subject}:{provider.replace('%', '%25').replace(':', '%3A')}"
 
 
+def keys_of(gateway_id: str, subject: str, provider: str) -> list[str]:
+    """Where a link may be: under its own key, or as the existing system wrote it, with the provider as it is."""
+    return list(dict.fromkeys((key_of(gateway_id, subject, provider), f"{prefix(gateway_id)}{subject}:{provider}")))
+
+
 class ListedValues(SharedValues, Protocol):
     """Values that can be listed."""
 
@@ -68,8 +74,15 @@ class Vault:
         self._values, self._cipher, self._now = values, cipher, now
 
     async def get(self, gateway_id: str, subject: str, provider: str) -> Credential | None:
-        data = await self._values.get(key_of(gateway_id, subject, provider))
-        return read(data) if data is not None else None
+        return (await self._find(gateway_id, subject, provider))[1]
+
+    async def _find(self, gateway_id: str, subject: str, provider: str) -> tuple[str, Credential | None]:
+        """Where the link is, and the link. What lies there of somebody else is not theirs."""
+        for key in keys_of(gateway_id, subject, provider):
+            found = read(await self._values.get(key))
+            if found is not None and (found.principal_sub, found.provider) == (subject, provider):
+                return key, found
+        return "", None
 
     def open(self, credential: Credential) -> Tokens:
         """The tokens in clear. Raises Undecryptable."""
@@ -83,7 +96,7 @@ class Vault:
 
     async def put(self, gateway_id: str, subject: str, provider: str, tokens: Tokens) -> Credential:
         """Link, or renew a link: an answer without a refresh token keeps the one there is."""
-        old = await self.get(gateway_id, subject, provider)
+        where, old = await self._find(gateway_id, subject, provider)
         moment = datetime.fromtimestamp(self._now(), UTC)
         refresh = self._cipher.encrypt(tokens.refresh_token)
         if not refresh and old is not None:
@@ -102,13 +115,16 @@ class Vault:
             created_at=old.created_at if old is not None else moment,
             updated_at=moment,
         )
-        await self._values.put(key_of(gateway_id, subject, provider), msgspec.json.encode(record), None)
+        key = key_of(gateway_id, subject, provider)
+        await self._values.put(key, msgspec.json.encode(record), None)
+        if where not in ("", key):
+            await self._values.delete(where)
         return record
 
     async def delete(self, gateway_id: str, subject: str, provider: str) -> Credential | None:
         """The link that is gone now; None when there was none."""
-        data = await self._values.take(key_of(gateway_id, subject, provider))
-        return read(data) if data is not None else None
+        key, found = await self._find(gateway_id, subject, provider)
+        return read(await self._values.take(key)) if found is not None else None
 
     def state(self, credential: Credential | None) -> str:
         """`none`, `linked`, or `expired`: it cannot be read, or ends and cannot be renewed."""
@@ -131,9 +147,10 @@ async def links(values: ListedValues, gateway_id: str) -> list[Credential]:
     return sorted(filter(None, found), key=lambda one: (one.principal_sub, one.provider))
 
 
-def read(data: bytes) -> Credential | None:
+def read(data: bytes | None) -> Credential | None:
+    """None for what is not there, or cannot be read."""
     try:
-        return msgspec.json.decode(data, type=Credential)
+        return records.decode(data, Credential) if data is not None else None
     except msgspec.DecodeError:
         return None
 

@@ -22,6 +22,7 @@ import structlog
 import trio
 
 from trustgate.policies import registry
+from trustgate.policies.holdback import HoldBack, Judge, Said
 from trustgate.policies.model import (
     RUN_STAGES,
     Effect,
@@ -42,6 +43,8 @@ RELEASE_LIMIT_S = 2.0
 STAGE_FAILED = "pre_response plugin stage failed"
 
 Call = Callable[..., Awaitable[Effect | None]]
+Watch = Callable[[PolicyRequest, Mark], HoldBack | None]
+"""Holds a streamed answer back while it is judged; None where the policy does not want to."""
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,6 +59,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     waits: bool
     stage: str
     call: Call
+    watch: Watch | None = None
 
 
 Batch = tuple[Entry, ...]
@@ -71,6 +75,7 @@ class Chain:
         "_post_response_waits",
         "_pre_request",
         "_pre_response",
+        "_watching",
         "has_post_response",
         "has_pre_request",
         "has_pre_response",
@@ -83,6 +88,7 @@ class Chain:
         self._post_response = stages.get("post_response", ()) if plane == "LLM" else ()
         self._blocking_pre_response = any(not entry.observe for batch in self._pre_response for entry in batch)
         self._post_response_waits = any(entry.waits for batch in self._post_response for entry in batch)
+        self._watching = tuple(entry for batch in self._pre_response for entry in batch if entry.watch is not None)
         self.has_pre_request = bool(self._pre_request)
         self.has_pre_response = bool(self._pre_response)
         self.has_post_response = bool(self._post_response)
@@ -124,6 +130,19 @@ class Chain:
             if outcome is not None:
                 return outcome if self._plane == "MCP" else None
         return None
+
+    def watch(self, request: PolicyRequest, run: Run) -> list[HoldBack]:
+        """Those who inspect a streamed answer as it flows, in their order; most chains have none."""
+        found: list[HoldBack] = []
+        for entry in self._watching:
+            mark = Mark(name=entry.slug, stage=entry.stage, policy_id=entry.policy_id)
+            assert entry.watch is not None
+            gate = entry.watch(request, mark)
+            if gate is not None:
+                gate.judge = _watched(entry, mark, gate.judge)
+                run.marks.append(mark)
+                found.append(gate)
+        return found
 
     def _failed_answer(self, outcome: Outcome) -> Outcome | None:
         if outcome.kind != "error" or self._plane == "MCP":
@@ -235,6 +254,7 @@ def _compile_policy(
             waits=runner.waits,
             stage=stage,
             call=getattr(runner, stage),
+            watch=getattr(runner, "watch_stream", None) if stage == "pre_response" else None,
         )
         for stage in RUN_STAGES
         if stage in stages and hasattr(runner, stage)
@@ -312,6 +332,26 @@ async def _attempt(entry: Entry, args: tuple[Any, ...], mark: Mark) -> Effect | 
     mark.status_code = outcome.status
     mark.error = outcome.kind == "reject" and bool(outcome.message)
     return effect
+
+
+def _watched(entry: Entry, mark: Mark, judge: Judge) -> Judge:
+    """The judge of a stream, with the mark kept and an exception turned into the end of the stream."""
+
+    async def judged(said: list[Said]) -> Outcome | None:
+        started = perf_counter()
+        try:
+            outcome = await judge(said)
+        except Exception as error:
+            log.warning("policy failed", slug=entry.slug, stage="stream", policy_id=entry.policy_id, error=_text(error))
+            outcome = Outcome(kind="reject", status=502, message=STAGE_FAILED)
+        mark.latency_ms += (perf_counter() - started) * 1000
+        mark.status_code = 200 if outcome is None else outcome.status
+        mark.error = outcome is not None and bool(outcome.message)
+        if outcome is not None:
+            outcome.slug = entry.slug
+        return outcome
+
+    return judged
 
 
 def _text(error: Exception) -> str:

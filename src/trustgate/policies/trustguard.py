@@ -12,7 +12,19 @@ from trustgate.policies import trustguard_masking as masking
 from trustgate.policies import trustguard_payload as payloads
 from trustgate.policies.conversation import Call
 from trustgate.policies.dialects import format_of
-from trustgate.policies.model import Effect, Extras, Headers, Mark, PolicyRequest, PolicyResponse, Run, reject, stop
+from trustgate.policies.holdback import HoldBack, Said
+from trustgate.policies.model import (
+    Effect,
+    Extras,
+    Headers,
+    Mark,
+    Outcome,
+    PolicyRequest,
+    PolicyResponse,
+    Run,
+    reject,
+    stop,
+)
 from trustgate.policies.plugin import REQUEST_BODY, RESPONSE_BODY, Binding, HttpReply, Plugin, PolicyError
 from trustgate.policies.reassembly import reassemble
 from trustgate.policies.texts import answer_of, prompt_of
@@ -27,6 +39,9 @@ LIMITED = b'{"error":"rate limit exceeded","message":"Request blocked: rate limi
 NO_ENTITLEMENTS = b'{"error":"rate limit entitlements unavailable"}'
 UNAVAILABLE = "trustguard unavailable"
 FAILURES = "trustguard_evaluate_failures_total"
+
+SEVERITY = ("", "allowed", "reported", "transformed", "failed_open", "failed_closed", "block")
+"""Decisions on the windows of one stream: the last of them is told of it."""
 
 Apply = Callable[[Any], Effect]
 """Puts a transformed payload into effect; raises `MaskingFailed`."""
@@ -57,6 +72,8 @@ class TrustGuard:
         self._fail_closed = settings.on_error == "fail_closed"
         self._on_request = settings.legs in ("request", "request_response")
         self._on_response = settings.legs in ("response", "request_response")
+        self._window, self._hold_back = settings.stream_window, settings.held_back
+        self._in_flow = bool(self._window) and self._blocking and self._on_response
         self._client = TrustGuardClient(binding.services, settings.collector_id.strip(), binding.gateway_id)
         self._count = binding.services.count
 
@@ -98,11 +115,40 @@ class TrustGuard:
             request, "output", payload, mark, lambda new: stop(200, masking.mask_answer(answer, new))
         )
 
+    def watch_stream(self, request: PolicyRequest, mark: Mark) -> HoldBack | None:
+        """Streams as they flow, where the settings ask for it.
+
+        After a failure that lets traffic pass, the rest of the stream passes without being evaluated: a service in
+        trouble would stall each of its windows.
+        """
+        if not self._in_flow or not self._ready():
+            return None
+        tools = offered_tools(request) or []
+        failed_open = False
+
+        async def judge(said: list[Said]) -> Outcome | None:
+            nonlocal failed_open
+            payload = None if failed_open else payloads.llm_stream(said, tools)
+            window = Mark(name=mark.name, stage=mark.stage)
+
+            def apply(new: Any) -> Effect:
+                masking.mask_stream(said, new)
+                return Effect()
+
+            effect = await self._guard(request, "output", payload, window, apply)
+            failed_open = failed_open or window.decision == "failed_open"
+            if SEVERITY.index(window.decision) >= SEVERITY.index(mark.decision):
+                mark.decision, mark.extras = window.decision, window.extras or mark.extras
+                mark.score, mark.score_label = window.score, window.score_label
+            return effect.outcome if effect is not None else None
+
+        return HoldBack(format_of(request), judge, self._window, self._hold_back)
+
     async def post_response(
         self, request: PolicyRequest, response: PolicyResponse, run: Run, mark: Mark
     ) -> Effect | None:
         """Streams, once they are over: what was found shows in telemetry only, a refusal with its status too."""
-        if not self._on_response or not response.streaming or not self._ready():
+        if not self._on_response or self._in_flow or not response.streaming or not self._ready():
             return None
         said = reassemble(format_of(request), response.body)
         calls = [Call(call.id, call.name, call.arguments) for call in said.calls]

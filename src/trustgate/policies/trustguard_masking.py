@@ -7,6 +7,7 @@ from typing import Any
 from trustgate.formats import json as fj
 from trustgate.formats.errors import DecodeError
 from trustgate.policies.conversation import Answer, Prompt, Slot
+from trustgate.policies.holdback import Said
 from trustgate.policies.trustguard_payload import leaves, mcp_texts
 
 NO_PAYLOAD = "transform_no_payload"
@@ -75,6 +76,21 @@ def _all_into_first(slots: list[Slot], text: str) -> None:
     slots[0].text = text
     for slot in slots[1:]:
         slot.text = ""
+
+
+def mask_stream(said: list[Said], payload: Any) -> None:
+    """What is held of a stream with its texts masked: of one answer the whole text, of several line by line."""
+    text = masked_text(payload)
+    spoken = [answer for answer in said if answer.text]
+    if not spoken:
+        raise MaskingFailed(UNSUPPORTED_PATH)
+    if len(spoken) == 1:
+        spoken[0].replace(text)
+        return
+    texts: list[Any] = [answer.text for answer in spoken]
+    _by_lines([(texts, index) for index in range(len(texts))], text)
+    for answer, masked in zip(spoken, texts, strict=True):
+        answer.replace(masked)
 
 
 def mask_tool_call(body: bytes, payload: Any) -> bytes:

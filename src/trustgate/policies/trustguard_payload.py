@@ -11,6 +11,7 @@ import msgspec
 from trustgate.formats import json as fj
 from trustgate.formats.errors import DecodeError
 from trustgate.policies.conversation import Call, Prompt
+from trustgate.policies.holdback import Said
 from trustgate.policies.model import PolicyRequest
 from trustgate.policies.texts import prompt_text
 from trustgate.policies.tools import Tool
@@ -61,6 +62,15 @@ def llm_output(text: str, reasoning: str, calls: list[Call], tools: list[Tool]) 
     if tools:
         payload["tools"] = [_tool(tool) for tool in tools]
     return payload
+
+
+def llm_stream(said: list[Said], tools: list[Tool]) -> Json | None:
+    """What is held of a streamed answer, as `llm_output` shows whole ones; a message for each of its choices."""
+    shown = [llm_output(answer.text, answer.reasoning, answer.calls, tools) for answer in said]
+    payloads = [payload for payload in shown if payload is not None]
+    if not payloads:
+        return None
+    return payloads[0] | {"messages": [message for payload in payloads for message in payload["messages"]]}
 
 
 def mcp_input(body: bytes, operation: str = "") -> Json | None:

@@ -98,6 +98,8 @@ async def before_answer(exchange: Exchange, result: Result) -> Result:
         result.headers = wire_headers(response.headers)
         if result.stream is None:
             result.body = response.body
+        else:
+            result.stream.gates = runtime.chain.watch(request, run)
         return result
     return await replaced(exchange, result, outcome)
 

@@ -14,7 +14,10 @@ from collections.abc import Callable
 import structlog
 import trio
 
+from trustgate.formats.canonical import UpstreamError
 from trustgate.formats.errors import LineTooLong
+from trustgate.policies.holdback import HoldBack
+from trustgate.policies.model import Outcome
 from trustgate.providers.errors import StreamBroken
 from trustgate.providers.prepare import Prepared
 from trustgate.proxy.exchange import Exchange, Write
@@ -35,6 +38,10 @@ class ErrorFirst(StreamBroken):
     """The stream began with an error event; `events` are the client's bytes of it, should no other upstream serve."""
 
     events = b""
+
+
+class StreamRefused(Exception):
+    """A policy ended the stream while it flowed."""
 
 
 class _Reader:
@@ -66,6 +73,9 @@ class OpenStream:
         self._ended = False
         self._reader: _Reader | None = None
         self._on_close: list[Callable[[], None]] = []
+        self.gates: list[HoldBack] = []
+        """Policies that inspect what flows; what they hold back reaches nobody yet."""
+        self._refusal: Outcome | None = None
 
     def on_close(self, callback: Callable[[], None]) -> None:
         """Call it once when the upstream's part is over, however it ended."""
@@ -148,11 +158,13 @@ class OpenStream:
                     out = relay.feed(chunk)
                 else:
                     self._ended = True
-            return self._keep(out + relay.end())
+            return self._keep(await self._passed(out + relay.end(), last=True))
         except BROKEN as error:
             log.warning("upstream stream terminated unexpectedly", error=type(error).__name__)
             self._exchange.aborted = True
-            return self._keep(out + relay.fail())
+            return self._keep(await self._passed(out + relay.fail(), last=True))
+        except StreamRefused:
+            return self._keep(self._refused())
         except BaseException:
             self._exchange.aborted = True
             raise
@@ -175,7 +187,29 @@ class OpenStream:
             await self._write(write, held)
 
     async def _write(self, write: Write, data: bytes) -> None:
-        await write(self._keep(data))
+        if self.gates:
+            data = await self._passed(data)
+        if data:
+            await write(self._keep(data))
+        if self._refusal is not None:
+            raise StreamRefused
+
+    async def _passed(self, data: bytes, *, last: bool = False) -> bytes:
+        """What the gates let through; with the refusal behind it, should one of them end the stream at its `last`."""
+        ending = last
+        for gate in self.gates:
+            data = await gate.feed(data) + (await gate.end() if ending else b"")
+            if gate.outcome is not None:
+                self._refusal, ending = gate.outcome, True
+        return data + self._refused() if last and self._refusal is not None else data
+
+    def _refused(self) -> bytes:
+        """The error event of the client's dialect that ends a stream which a policy refuses."""
+        assert self._refusal is not None
+        exchange, refusal = self._exchange, self._refusal
+        exchange.aborted = True
+        exchange.error_code, exchange.error_message = refusal.type or "plugin_rejected", refusal.message
+        return self.relay.refuse(UpstreamError(refusal.message, exchange.error_code))
 
     def _keep(self, data: bytes) -> bytes:
         """What goes to the client, as late policies and telemetry will read it."""
