@@ -53,8 +53,13 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def query(self) -> dict[str, str]:
-        """First values of the query's fields; those that are no UTF-8 are read with replacement characters."""
-        return first_values(parse_qsl(self.query_string.decode("latin-1"), keep_blank_values=True))
+        """First values of the query's fields."""
+        return first_values(self.query_fields)
+
+    @property
+    def query_fields(self) -> list[tuple[str, str]]:
+        """The query's fields in order; those that are no UTF-8 are read with replacement characters."""
+        return parse_qsl(self.query_string.decode("utf-8", "replace"), keep_blank_values=True)
 
     @property
     def content_type(self) -> bytes:
@@ -63,7 +68,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     def form(self) -> dict[str, str]:
         """First values of a urlencoded body. Raises BadForm."""
         try:
-            text = self.body.decode("ascii")
+            text = self.body.decode()
             pairs = parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=MAX_FIELDS)
         except (UnicodeDecodeError, ValueError) as error:
             raise BadForm from error

@@ -41,8 +41,10 @@ def _of_path(path: str, request: Request, issuers: Issuers) -> tuple[bool, list[
         return bool(view.oauth2), scopes_of(view.oauth2)
     routed = issuers.routed(request)
     if routed is not None:
-        return bool(routed.oauth2) or issuers.built_in is not None, scopes_of(routed.oauth2)
-    return issuers.any(), scopes_of(_of_one_tenant(issuers))
+        return bool(routed.oauth2) or issuers.built_in is not None, scopes_of(
+            [*routed.oauth2, *_some(issuers.built_in)]
+        )
+    return issuers.any(), scopes_of([*_of_one_tenant(issuers), *_some(issuers.built_in)])
 
 
 def _some(auth: Auth | None) -> list[Auth]:
@@ -75,7 +77,8 @@ def authorization_server(request: Request, issuers: Issuers) -> Reply:
         "token_endpoint_auth_methods_supported": ["none"],
         "revocation_endpoint_auth_methods_supported": ["none"],
     }
-    scopes = scopes_of(auths if routed is not None else _of_one_tenant(issuers))
+    shown = auths if routed is not None else _of_one_tenant(issuers)
+    scopes = scopes_of([*shown, *_some(issuers.built_in)])
     if scopes:
         document["scopes_supported"] = scopes
     return json_reply(document)

@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 import secrets
 from collections.abc import Sequence
 from html import escape
 from http.cookies import CookieError, SimpleCookie
-from urllib.parse import parse_qsl, quote, urlencode
+from urllib.parse import quote, urlencode
 
 import msgspec
 
 from trustgate.oauth.http import HTML, HeaderList, Reply, Request
 from trustgate.oauth.redirects import application, destination
 from trustgate.oauth.state import Client
+
+COOKIE = re.compile(r"[A-Za-z0-9_-]{32,64}")
+"""What `consent` names browsers; whatever else a cookie holds is not given back."""
 
 PAGE_HEADERS: HeaderList = [
     HTML,
@@ -145,7 +149,7 @@ def consent(request: Request, client: Client | None, key: bytes) -> Reply | None
 
     The confirmation is an HMAC over the browser's cookie and the request, so a link cannot bring its own.
     """
-    pairs = parse_qsl(request.query_string.decode("latin-1"), keep_blank_values=True)
+    pairs = request.query_fields
     fields = [(name, value) for name, value in pairs if name != "confirm"]
     given = next((value for name, value in pairs if name == "confirm"), "")
     cookie = browser(request)
@@ -174,7 +178,7 @@ def browser(request: Request) -> str:
         found = SimpleCookie(request.headers.get(b"cookie", b"").decode("latin-1")).get("tg_browser")
     except CookieError:
         return ""
-    return found.value if found is not None else ""
+    return found.value if found is not None and COOKIE.fullmatch(found.value) else ""
 
 
 def _seal(key: bytes, cookie: str, fields: Sequence[tuple[str, str]]) -> str:
