@@ -232,3 +232,15 @@ def test_no_bytes_make_the_reader_fail_otherwise_than_by_refusal(data: bytes, co
         read(data, ConsumerCreate, coding)
     except DomainError as refusal:
         assert refusal.status == 422
+
+
+@pytest.mark.parametrize(("left", "right"), [("[", "]"), ('{"a":', "}")])
+@pytest.mark.parametrize(("depth", "taken"), [(100, True), (101, False), (500, False), (900, False), (100_000, False)])
+def test_values_are_nested_only_so_deep(left: str, right: str, depth: int, taken: bool) -> None:
+    inner = left * (depth - 2) + ('"\\u0041"' if left != "[" else "") + right * (depth - 2)
+    data = f'{{"name":"a","settings":{{"x":{inner}}}}}'.encode()
+    if taken:
+        assert read(data).name == "a"
+        return
+    with pytest.raises(DomainError, match="invalid request body"):
+        read(data)

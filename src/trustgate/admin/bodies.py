@@ -24,6 +24,8 @@ T = TypeVar("T")
 Converter = Callable[[Any], Any]
 
 MAX_CODINGS = 3
+MAX_DEPTH = 100
+"""Objects and lists inside each other. Whoever reads a stored value walks down all of it, and the stack has an end."""
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
 
 
@@ -116,8 +118,25 @@ def _parse(data: bytes) -> Any:
         )
     except (ValueError, RecursionError):
         raise _Invalid from None
+    if data.count(b"[") + data.count(b"{") > MAX_DEPTH and _is_deep(value):
+        raise _Invalid
     # Only an escape can bring U+0000 or a lone surrogate into a string; most bodies have none.
     return _clean(value) if b"\\u" in data else value
+
+
+def _is_deep(value: Any) -> bool:
+    """Whether `value` is nested deeper than `MAX_DEPTH`; goes level by level, so that no depth is too much."""
+    level: list[Any] = [value]
+    for _ in range(MAX_DEPTH + 1):
+        level = [one for one in level if isinstance(one, list)]
+        if not level:
+            return False
+        level = [item for one in level for item in _items(one)]
+    return True
+
+
+def _items(value: list[Any]) -> list[Any]:
+    return [item for _, item in value] if isinstance(value, _Members) else value
 
 
 def _float(literal: str) -> float:
