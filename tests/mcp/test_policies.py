@@ -106,3 +106,16 @@ async def test_a_limit_holds_for_resources_and_prompts_too() -> None:
             first = await at.rpc("resources/read", {"uri": "file:///x"})
             second = await at.rpc("prompts/get", {"name": "p"})
     assert first.get("code") != -32004 and second["code"] == -32004
+
+
+@pytest.mark.parametrize("levels", [390, 950, 965, 971, 1100])
+async def test_no_policy_is_evaded_by_arguments_that_are_too_deep_to_be_read(levels: int) -> None:
+    faulty = Faulty([tool("echo")])
+    settings = {"rules": [{"tool": "echo", "windows": [{"duration": "60s", "max": 1}]}]}
+    params = b'{"name":"echo","arguments":{"x":' + b"[" * levels + b"]" * levels + b"}}"
+    call = b'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":' + params + b"}"
+    with upstreams(faulty):
+        async with world(*entities(faulty.url, limited("per_tool_rate_limiter", settings))) as at:
+            assert "content" in await at.call("echo")
+            _, _, body = await at.send(call)
+    assert json.loads(body)["error"]["code"] == (-32004 if levels < 400 else -32700)

@@ -182,3 +182,31 @@ async def test_a_text_is_not_hidden_from_guards_by_the_odd_type_of_its_part(kind
     policy = b.policy("regex_replace", {"target": "request", "rules": rules}, stages=("pre_request",))
     assert await b.chain(policy).pre_request(request, Run()) is None
     assert b"good" in request.body
+
+
+READERS = [
+    ("model_allowlist", {"allowed_models": ["other"]}, ()),
+    ("tool_allowlist", {"allow_tools": ["other"]}, ()),
+    ("regex_replace", {"target": "request", "rules": [{"pattern": "hi"}]}, ("pre_request",)),
+    ("token_rate_limiter", {"cost_cap": {"enabled": True}}, ()),
+    ("openai_moderation", {"api_key": "k"}, ()),
+    ("azure_content_safety", {"api_key": "k", "endpoint": "http://x/safety", "category_severity": {"Hate": 2}}, ()),
+]
+
+
+@pytest.mark.parametrize("levels", [400, 970, 1500, 100_000])
+@pytest.mark.parametrize(("slug", "settings", "stages"), READERS)
+async def test_no_policy_is_evaded_by_a_body_that_is_too_deep_to_be_read(
+    slug: str, settings: dict[str, Any], stages: tuple[str, ...], levels: int
+) -> None:
+    body = b'{"model":"m","messages":[{"role":"user","content":"hi"}],"x":' + b"[" * levels + b"]" * levels + b"}"
+    for mode in ("enforce", "observe"):
+        outcome = await b.chain(b.policy(slug, settings, mode=mode, stages=stages)).pre_request(b.request(body), Run())
+        refused = outcome is not None and outcome.rendered()
+        expected = b'{"error":"invalid_request","message":"the request body is nested too deeply"}'
+        assert refused == ((400, [("Content-Type", "application/json")], expected) if mode == "enforce" else False)
+
+
+async def test_policies_that_do_not_read_bodies_take_any() -> None:
+    chain = b.chain(b.policy("rate_limiter", {"limit": 1, "window": "1m"}))
+    assert await chain.pre_request(b.request(b"[" * 1500 + b"]" * 1500), Run()) is None

@@ -118,3 +118,9 @@ def test_of_an_oversized_array_only_what_is_too_much_goes() -> None:
     text = body_text(json.dumps(rows).encode(), "")
     assert json.loads(text) == rows[: len(json.loads(text))]
     assert CAP_BYTES - 10_100 < len(text) <= CAP_BYTES
+
+
+@pytest.mark.parametrize("levels", [300, 600, 900, 1500])
+def test_a_body_of_any_depth_can_be_recorded(levels: int) -> None:
+    body = b'{"x":' + b"[" * levels + b"]" * levels + b"}"
+    assert body_text(body, "application/json") == body.decode()

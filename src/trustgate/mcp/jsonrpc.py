@@ -10,6 +10,8 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
+from trustgate.formats.nesting import too_deep
+
 PARSE_ERROR = -32700
 INVALID_REQUEST = -32600
 METHOD_NOT_FOUND = -32601
@@ -59,8 +61,12 @@ def check_utf8(body: bytes) -> None:
 
 
 def read(body: bytes) -> Message:
-    """A JSON-RPC message of any kind. Raises one of NOT_JSON for anything but a JSON object."""
+    """A JSON-RPC message of any kind. Raises one of NOT_JSON for anything but a JSON object, and for one that is nested
+    so deep that readers further down (policies) might fail on it.
+    """
     check_utf8(body)
+    if too_deep(body):
+        raise ValueError("nested too deeply")
     return _decode(body)
 
 

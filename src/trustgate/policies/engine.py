@@ -21,6 +21,7 @@ import msgspec
 import structlog
 import trio
 
+from trustgate.formats.nesting import too_deep
 from trustgate.policies import registry
 from trustgate.policies.holdback import HoldBack, Judge, Said
 from trustgate.policies.model import (
@@ -31,6 +32,7 @@ from trustgate.policies.model import (
     PolicyRequest,
     PolicyResponse,
     Run,
+    reject,
 )
 from trustgate.policies.plugin import REQUEST_BODY, RESPONSE_BODY, Binding, Plugin, PolicyError, Services
 from trustgate.policies.settings import SettingsError
@@ -41,6 +43,7 @@ log = structlog.get_logger("trustgate.policies")
 POST_RESPONSE_LIMIT_S = 30.0
 RELEASE_LIMIT_S = 2.0
 STAGE_FAILED = "pre_response plugin stage failed"
+TOO_DEEP = "the request body is nested too deeply"
 
 Call = Callable[..., Awaitable[Effect | None]]
 Watch = Callable[[PolicyRequest, Mark], HoldBack | None]
@@ -75,6 +78,7 @@ class Chain:
         "_post_response_waits",
         "_pre_request",
         "_pre_response",
+        "_reads_request",
         "_watching",
         "has_post_response",
         "has_pre_request",
@@ -87,6 +91,7 @@ class Chain:
         self._pre_response = stages.get("pre_response", ())
         self._post_response = stages.get("post_response", ()) if plane == "LLM" else ()
         self._blocking_pre_response = any(not entry.observe for batch in self._pre_response for entry in batch)
+        self._reads_request = any(_reads(entry) for batch in self._pre_request for entry in batch)
         self._post_response_waits = any(entry.waits for batch in self._post_response for entry in batch)
         self._watching = tuple(entry for batch in self._pre_response for entry in batch if entry.watch is not None)
         self.has_pre_request = bool(self._pre_request)
@@ -100,8 +105,12 @@ class Chain:
     async def pre_request(self, request: PolicyRequest, run: Run) -> Outcome | None:
         """Run the stage; may replace `request.body` and append to `run.headers`. None: the request goes on.
 
-        An `error` outcome is an infrastructure failure: 502 on the LLM plane, ignored on the MCP plane.
+        An `error` outcome is an infrastructure failure: 502 on the LLM plane, ignored on the MCP plane. A body that is
+        nested so deep that a policy might be unable to read it, and let it pass, is refused.
         """
+        if self._reads_request and too_deep(request.body):
+            body = {"error": "invalid_request", "message": TOO_DEEP}
+            return reject(400, TOO_DEEP, type="invalid_request", body=body).outcome
         for batch in self._pre_request:
             effects = await _run_batch(batch, (request, run), run)
             outcome = _first_failure(effects)
@@ -185,6 +194,11 @@ class Chain:
                     await hold.release()
                 except Exception as error:
                     log.warning("a reservation was not released and will lapse", error=type(error).__name__)
+
+
+def _reads(entry: Entry) -> bool:
+    """Whether a policy must not be evaded by a body that it cannot read."""
+    return not entry.observe and (entry.plugin.inspects or REQUEST_BODY in entry.plugin.capabilities)
 
 
 EMPTY_CHAIN = Chain("LLM", {})

@@ -149,12 +149,11 @@ def body_text(body: bytes, content_type: str) -> str:
     looks_json = body.lstrip()[:1] in (b"{", b"[")
     if looks_json and (kind == "application/json" or kind.endswith("+json") or not MEDIA_TYPE.fullmatch(kind)):
         try:
-            document = msgspec.json.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            document, hit = redact(msgspec.json.decode(body))
+            text = msgspec.json.encode(document, order="sorted") if hit else body
+            return text.decode() if len(text) <= CAP_BYTES else shrink(document)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):  # the last: nested too deep to be walked
             return cut(body)
-        document, hit = redact(document)
-        text = msgspec.json.encode(document, order="sorted") if hit else body
-        return text.decode() if len(text) <= CAP_BYTES else shrink(document)
     if kind == "multipart/form-data":
         return form_text(body, content_type)
     return cut(body)
