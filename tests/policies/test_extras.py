@@ -91,8 +91,9 @@ def shown(mark: Mark) -> dict[str, Any]:
 
 
 def test_the_extras_of_every_plugin_are_documented() -> None:
-    assert set(MEMBERS) == set(PLUGINS)
-    assert {case["slug"] for case in CASES} == set(PLUGINS)
+    running = set(PLUGINS) - {"cors"}  # which takes no part in stages
+    assert set(MEMBERS) == running
+    assert {case["slug"] for case in CASES} == running
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case['slug']}-{case['case']}")

@@ -34,8 +34,8 @@ def test_the_catalog_is_the_documented_one() -> None:
 
 def test_hidden_plugins_are_registered_but_not_in_the_catalog() -> None:
     shown = {item["slug"] for group in registry.catalog()["groups"] for item in group["items"]}
-    assert len(registry.PLUGINS) == 15
-    assert set(registry.PLUGINS) - shown == {"model_allowlist", "tool_allowlist"}
+    assert len(registry.PLUGINS) == 16
+    assert set(registry.PLUGINS) - shown == {"cors", "model_allowlist", "tool_allowlist"}
 
 
 def test_trustguard_needs_the_credentials_of_the_process() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from trustgate.policies import (
     azure_content_safety,
     bedrock_guardrail,
+    cors_policy,
     model_allowlist,
     openai_moderation,
     per_tool_rate_limiter,
@@ -34,6 +35,7 @@ PLUGINS: dict[str, Plugin] = {
     for module in (
         azure_content_safety,
         bedrock_guardrail,
+        cors_policy,
         model_allowlist,
         openai_moderation,
         per_tool_rate_limiter,

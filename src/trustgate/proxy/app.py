@@ -14,7 +14,7 @@ import msgspec
 import structlog
 import trio
 
-from trustgate.proxy import pipeline
+from trustgate.proxy import cross_origin, pipeline
 from trustgate.proxy.call import header_value
 from trustgate.proxy.decoding import TooLarge
 from trustgate.proxy.errors import Refusal, error_body
@@ -53,9 +53,8 @@ class ProxyApp:
             self._services.observer.probed(scope["method"], path, answer[0])
             await self._respond(scope, send, *answer, routed=False)
             return
-        cors = self._services.cors
-        if cors is not None:
-            preflight = cors.preflight(scope["method"].encode(), scope["headers"])
+        if scope["method"] == "OPTIONS":
+            preflight = await cross_origin.preflight(path, scope["headers"], self._services)
             if preflight is not None:
                 await self._respond(scope, send, preflight.status, wire_headers(preflight.headers), b"")
                 return
@@ -71,8 +70,9 @@ class ProxyApp:
             reply = await self._answer(exchange)
             exchange.reply_status, exchange.reply_headers = reply.status, reply.headers
             fast = (scope.get("extensions") or {}).get("trustgate")
-            usual = exchange.run is None and cors is None and exchange.trace_id and exchange.session_id and not secure
-            if fast is not None and usual and not exchange.session_supplied:
+            usual = exchange.run is None and exchange.trace_id and exchange.session_id and not secure
+            plain = not exchange.session_supplied and b"origin" not in exchange.header_map
+            if fast is not None and usual and plain:
                 headers, block = [], self._block(exchange, reply)
             else:
                 headers, block = self._headers(exchange, reply, secure), SECURITY_BLOCK
@@ -117,8 +117,8 @@ class ProxyApp:
             headers.append((b"x-ag-config-version", b"%d" % exchange.view.version))
         if secure:
             headers.append(HSTS)
-        if self._services.cors is not None:
-            headers += wire_headers(self._services.cors.answer_headers(exchange.headers))
+        if b"origin" in exchange.header_map:
+            headers += wire_headers(cross_origin.answer_headers(exchange, self._services))
         return headers
 
     def _block(self, exchange: Exchange, reply: Reply) -> HeaderBlock:

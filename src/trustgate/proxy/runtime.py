@@ -14,6 +14,8 @@ import msgspec
 
 from trustgate.balance import strategies
 from trustgate.balance.strategies import Balancer
+from trustgate.policies.cors import Cors
+from trustgate.policies.cors_policy import cors_of
 from trustgate.policies.engine import Chain
 from trustgate.providers.prepare import ProviderClient
 from trustgate.proxy.candidates import RoutingPlan, candidates_of
@@ -35,6 +37,8 @@ class ConsumerRuntime(msgspec.Struct, kw_only=True, eq=False):
     balancer: Balancer
     alias_balancer: Balancer
     rotates_until: float
+    cors: Cors | None
+    """What its `cors` policy says to browsers, in place of the environment."""
     plans: dict[str, RoutingPlan] = {}
     """By model reference, filled by traffic; bounded, since clients choose the references."""
 
@@ -134,6 +138,7 @@ class Runtimes:
             balancer=balancer,
             alias_balancer=alias_balancer,
             rotates_until=self._now() + ROTATION_S,
+            cors=old.cors if old is not None and same_policies else cors_of(consumer.policies),
         )
 
 
