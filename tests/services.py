@@ -224,7 +224,7 @@ class KafkaBroker:
             raise Unavailable(f"no Kafka broker in {jars}: run ops/services/install.sh")
         port, controller, secure = free_port(), free_port(), free_port()
         self.bootstrap, self.secure = f"127.0.0.1:{port}", f"127.0.0.1:{secure}"
-        self._home, self._port = home, port
+        self._home, self._ports = home, [port, secure] if tls else [port]
         self._properties = home / "server.properties"
         where = f"SECURE://{self.secure}"
         self._properties.write_text(
@@ -263,7 +263,7 @@ class KafkaBroker:
         self._running = contextlib.ExitStack()
         command = [*self._base, "kafka.Kafka", str(self._properties)]
         self._process = self._running.enter_context(running(command, log))
-        wait_until(lambda: accepts(self._port), self._process, log)
+        wait_until(lambda: all(map(accepts, self._ports)), self._process, log)
 
     def kill(self) -> None:
         """End it at once, as a crash does."""

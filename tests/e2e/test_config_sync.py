@@ -179,6 +179,7 @@ def test_a_plane_goes_on_without_its_control_plane_and_starts_again_from_disk(
         demo = demo_of(control, upstream)
         with data_plane("proxy", tmp_path / "proxy", port) as proxy:
             until(lambda: proxy.chat(demo)[0] == 200)
+            until(lambda: proxy.version)  # told a moment after the snapshot is in use
             version = proxy.version
             assert proxy.metric("trustgate_config_sync_connected") == 1
             assert proxy.metric("trustgate_config_sync_applied_total") >= 1
