@@ -18,6 +18,10 @@ def pem(key: rsa.RSAPrivateKey, form: serialization.PrivateFormat) -> str:
     return key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption()).decode()
 
 
+def pkcs8(key: rsa.RSAPrivateKey) -> str:
+    return pem(key, serialization.PrivateFormat.PKCS8)
+
+
 def kid(key: rsa.RSAPrivateKey) -> str:
     modulus = key.public_key().public_numbers().n
     digest = hashlib.sha256(modulus.to_bytes((modulus.bit_length() + 7) // 8, "big")).digest()
@@ -29,7 +33,7 @@ def test_sessions_outlive_a_rotation_of_the_signing_key_while_the_old_one_is_lis
 ) -> None:
     old, new = (rsa.generate_private_key(65537, 2048) for _ in range(2))
     old_pem = pem(old, serialization.PrivateFormat.TraditionalOpenSSL)
-    new_pem = pem(new, serialization.PrivateFormat.PKCS8)
+    new_pem = pkcs8(new)
     with installed(tmp_path, "all", STS_SIGNING_KEY=old_pem.replace("\n", "\\n"), STS_ISSUER="ours") as place:
         tenant, client = Tenant(place), Client(place.mcp)
         consumer = tenant.consumer("c", [tenant.registry("r", upstream.url)], tenant.oauth2(idp))
