@@ -133,6 +133,24 @@ def test_an_old_token_is_refreshed_once_and_a_refused_refresh_asks_again(
     upstream.accepts = None
 
 
+def test_a_link_that_is_ended_during_its_refresh_stays_ended(
+    keyed: tuple[str, str], client: Client, upstream: Upstream
+) -> None:
+    url, key = keyed
+    page = consent_url(client, url, X_AG_API_Key=key)
+    link(client, page, upstream, "old", "r-1", seconds=30)
+
+    def meanwhile() -> tuple[int, Any]:
+        ended = httpx.post(f"{client.mcp}/oauth/disconnect/notes", params=query_of(page), trust_env=False)
+        assert ended.status_code == 200
+        return 200, token("new")
+
+    upstream.answers["/token"] = meanwhile
+    assert client.whoami(url, X_AG_API_Key=key)["code"] == -32003
+    assert ">Connect</a>" in client.http.get(page).text
+    assert "Bearer new" not in upstream.seen
+
+
 def test_a_token_of_user_a_is_never_used_for_user_b(
     tenant: Tenant, client: Client, upstream: Upstream, idp: str
 ) -> None:

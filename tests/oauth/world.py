@@ -9,7 +9,7 @@ import http.server
 import json
 import secrets
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -32,7 +32,7 @@ class Upstream:
         self.accepts: set[str] | None = None
         self.documents: dict[str, Any] = {}
         self.posts: list[tuple[str, dict[str, str]]] = []
-        self.answers: dict[str, tuple[int, Any]] = {}
+        self.answers: dict[str, tuple[int, Any] | Callable[[], tuple[int, Any]]] = {}
         upstream = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -52,7 +52,8 @@ class Upstream:
                     fields = json.loads(text) if text.startswith("{") else dict(parse_qsl(text))
                     basic = {"basic": self.headers["Authorization"]} if "Authorization" in self.headers else {}
                     upstream.posts.append((self.path, fields | basic))
-                    self.reply(*upstream.answers.get(self.path, (404, {})))
+                    answer = upstream.answers.get(self.path, (404, {}))
+                    self.reply(*(answer() if callable(answer) else answer))
                     return
                 credential = self.headers.get("Authorization", "")
                 upstream.seen.append(credential)

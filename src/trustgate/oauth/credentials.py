@@ -345,6 +345,8 @@ class UpstreamCredentials:
         fresh = tokens_of(answer, self._now(), tokens.scopes)
         if fresh is None:
             raise CredentialError(f"mcp: upstream unavailable: token refresh failed (status {answer.status})")
+        if await self._stored(caller, provider) is None:
+            return None  # the user ended the link meanwhile, and it stays ended
         stored = await self._vault.put(caller.view.id, caller.principal.subject, provider, fresh)
         return self._vault.open(stored)
 

@@ -121,5 +121,7 @@ class Logins:
             raise LoginOver(error.description or error.code) from None
         log.debug("login renewed", gateway_id=view.id, auth_id=login.auth_id)
         fresh = self._login(login.gateway_id, login.auth_id, login.subject, members, login.refresh_token)
+        if await self._of(view, login.auth_id, login.subject, login_id) is None:
+            raise LoginOver("the login at the identity provider has ended")  # it was revoked meanwhile
         await self._put(login_id, fresh)
         return fresh.access_token
