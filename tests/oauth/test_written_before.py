@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import pathlib
 import secrets
+import uuid
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 from urllib.parse import urlsplit
@@ -12,9 +14,12 @@ import coredis
 import jwt
 import pytest
 
-from tests.e2e.installation import Installation, installed
+from tests.e2e.installation import SECRET, Installation, installed
+from tests.e2e.test_config_sync import control_plane, data_plane, until
 from tests.oauth.test_connect import forwarded
 from tests.oauth.world import CALLBACK, Client, Tenant, Upstream, query_of
+from tests.ports import free_port
+from trustgate.oauth.cipher import TokenCipher
 
 LIFETIME_S = 3000
 
@@ -23,11 +28,14 @@ DATABASE = 13
 """Of these tests alone: what they leave is under a secret that others do not have."""
 
 
+def settings(redis_url: str) -> dict[str, str]:
+    parts = urlsplit(redis_url)
+    return {"REDIS_HOST": str(parts.hostname), "REDIS_PORT": str(parts.port), "REDIS_DB": str(DATABASE)}
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory, redis_url: str) -> Iterator[Installation]:
-    parts = urlsplit(redis_url)
-    more = {"REDIS_HOST": str(parts.hostname), "REDIS_PORT": str(parts.port), "REDIS_DB": str(DATABASE)}
-    with installed(tmp_path_factory.mktemp("before"), "all", **more) as found:
+    with installed(tmp_path_factory.mktemp("before"), "all", **settings(redis_url)) as found:
         yield found
 
 
@@ -42,8 +50,30 @@ class Written:
         await self._redis.set(f"oauth:{kind}:{name}", json.dumps(record), ex=LIFETIME_S)
         return name
 
+    async def link(self, tenant: Tenant, subject: str, provider: str, access: str, **more: Any) -> str:
+        """An account in the vault of planes without a database. Its key."""
+        record = {
+            "id": str(uuid.uuid4()),
+            "gateway_id": tenant.id,
+            "principal_sub": subject,
+            "provider": provider,
+            "account_ref": "",
+            "access_token": TokenCipher(SECRET).encrypt(access),
+            "refresh_token": "",
+            "scopes": None,
+            "expires_at": None,
+            "created_at": "2026-01-02T03:04:05.123456789Z",
+            "updated_at": "2026-01-02T03:04:05Z",
+        }
+        key = f"vault:{tenant.id}:{subject}:{provider}"
+        await self._redis.set(key, json.dumps(record | more))
+        return key
+
+    async def holds_key(self, key: str) -> bool:
+        return await self._redis.exists([key]) == 1
+
     async def holds(self, kind: str, name: str) -> bool:
-        return await self._redis.exists([f"oauth:{kind}:{name}"]) == 1
+        return await self.holds_key(f"oauth:{kind}:{name}")
 
 
 @pytest.fixture
@@ -184,3 +214,28 @@ async def test_a_registration_at_an_upstream_is_used_again(
     ticket = await written.put("connect:ticket", whose)
     away = client.http.get(f"{client.mcp}/oauth/connect/auto", params={"ticket": ticket})
     assert query_of(away.headers["location"])["client_id"] == "theirs"
+
+
+@pytest.mark.parametrize("provider", ["notes", "urn:acme:notes"])
+async def test_accounts_in_the_vault_of_a_plane_without_a_database(
+    tmp_path: pathlib.Path, redis_url: str, upstream: Upstream, written: Written, provider: str
+) -> None:
+    port, redis = free_port(), settings(redis_url)
+    with control_plane(tmp_path / "control", port, **redis) as control:
+        tenant = Tenant(control)
+        auth, key = tenant.key()
+        consumer = tenant.consumer("c", [tenant.registry("N", upstream.url, forwarded(upstream, provider))], auth)
+        where = await written.link(tenant, "robot", provider, "linked-before")
+        await written.link(tenant, "other", provider, "of-somebody-else")
+        with data_plane("mcp", tmp_path / "mcp", port, **redis) as plane:
+            plane.until_ready()
+            client = Client(f"http://127.0.0.1:{plane.port}")
+            url = f"{client.mcp}/{consumer['slug']}/mcp"
+            until(lambda: client.rpc(url, "ping", X_AG_API_Key=key).status_code == 200)
+            assert client.whoami(url, X_AG_API_Key=key) == "Bearer linked-before"
+            whose = {"gateway_id": tenant.id, "principal_sub": "robot", "consumer_path": f"/{consumer['slug']}/mcp"}
+            ticket = {"ticket": await written.put("connect:ticket", whose)}
+            assert "Connected" in client.http.get(f"{client.mcp}/x/mcp/connect", params=ticket).text
+            after = client.http.post(f"{client.mcp}/oauth/disconnect/{provider}", params=ticket)
+            assert ">Connect</a>" in after.text and not await written.holds_key(where)
+            assert plane.stop() == 0
