@@ -1,4 +1,4 @@
-"""How often an API key may be tried at the connect form, by source and by consumer."""
+"""How often an API key may be tried at the connect form, by source and by consumer, and how often clients register."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any, cast
 import pytest
 
 from tests.e2e.installation import SECRET, installed
+from tests.oauth.test_choice import provider
 from tests.oauth.test_connect import forwarded
 from tests.oauth.world import Client, Tenant, Upstream
 from trustgate.limits.ops import Charge, Limits, LimitsUnavailable, Window
@@ -45,6 +46,17 @@ def test_attempts_beyond_the_bound_are_refused_before_anything_else(tmp_path: pa
         one, two, three = (attempt(f"192.0.2.{n}, 127.0.0.9", data={"api_key": key}) for n in (2, 3, 4))
         assert (one.status_code, two.status_code, three.status_code) == (303, 303, 429), "two for the consumer"
         assert one.headers["location"] != two.headers["location"]
+
+        def register(source: str) -> Any:
+            body = {"redirect_uris": ["https://app.example/cb"]}
+            return client.http.post(f"{place.mcp}/oauth/register", json=body, headers={"X-Forwarded-For": source})
+
+        provider(tenant, "idp")
+        answers = [register("192.0.2.50") for _ in range(121)]
+        assert {answer.status_code for answer in answers[:-1]} == {201}
+        assert answers[-1].status_code == 429 and answers[-1].json()["error"] == "too_many_requests"
+        assert 1 <= int(answers[-1].headers["retry-after"]) <= 60
+        assert register("192.0.2.51").status_code == 201
 
 
 class Unreachable:

@@ -16,10 +16,11 @@ import pytest
 
 from tests.e2e.installation import SECRET, Installation, installed
 from tests.e2e.test_config_sync import control_plane, data_plane, until
-from tests.oauth.test_connect import forwarded
+from tests.oauth.test_connect import consent_url, forwarded
 from tests.oauth.world import CALLBACK, Client, Tenant, Upstream, query_of
 from tests.ports import free_port
 from trustgate.oauth.cipher import TokenCipher
+from trustgate.oauth.state import key_of
 
 LIFETIME_S = 3000
 
@@ -68,6 +69,10 @@ class Written:
         key = f"vault:{tenant.id}:{subject}:{provider}"
         await self._redis.set(key, json.dumps(record | more))
         return key
+
+    async def lose(self, kind: str, name: str) -> None:
+        """What this system wrote, as a restarted Redis does."""
+        assert await self._redis.delete([key_of(kind, name)]) == 1
 
     async def holds_key(self, key: str) -> bool:
         return await self._redis.exists([key]) == 1
@@ -194,6 +199,18 @@ async def test_tickets_and_states_of_links(
     sent = upstream.posts[-1][1]
     assert sent["code_verifier"] == "theirs" and sent["redirect_uri"] == f"{client.mcp}/oauth/callback/notes"
     assert client.whoami(tenant.url(consumer), X_AG_API_Key=key) == "Bearer linked-before"
+
+
+async def test_a_ticket_that_is_lost_is_not_handed_out_again(
+    tenant: Tenant, client: Client, upstream: Upstream, written: Written
+) -> None:
+    auth, key = tenant.key()
+    url = tenant.url(tenant.consumer("c", [tenant.registry("Notes", upstream.url, forwarded(upstream))], auth))
+    first, again = (consent_url(client, url, X_AG_API_Key=key) for _ in range(2))
+    assert first == again
+    await written.lose("connect:ticket", query_of(first)["ticket"])
+    assert client.http.get(first).status_code == 401
+    assert client.http.get(consent_url(client, url, X_AG_API_Key=key)).status_code == 200
 
 
 async def test_a_registration_at_an_upstream_is_used_again(

@@ -15,7 +15,7 @@ import structlog
 from trustgate.identity.sts import SigningKeys
 from trustgate.oauth import metadata
 from trustgate.oauth.connect import Connect, Refused
-from trustgate.oauth.http import OAuthError, Reply, Request, header_map, json_reply, text_reply
+from trustgate.oauth.http import NO_STORE, OAuthError, Reply, Request, header_map, json_reply, text_reply
 from trustgate.oauth.issuers import Issuers
 from trustgate.oauth.selfservice import SelfService
 from trustgate.oauth.server import AuthorizationServer
@@ -114,7 +114,7 @@ class OAuthApp:
         try:
             body = await read_body(scope, receive, MAX_BODY_BYTES)
         except EntityTooLarge:
-            await respond(send, method, text_reply("Request Entity Too Large", 413))
+            await respond(send, method, text_reply("Request Entity Too Large", 413, NO_STORE))
             return
         headers = header_map(scope["headers"])
         peer = (scope.get("client") or ("",))[0]
@@ -141,7 +141,7 @@ class OAuthApp:
             return refused.reply()
         except Exception:
             log.exception("request failed unexpectedly", path=request.path)
-            return json_reply({"error": "internal_error"}, 500)
+            return json_reply({"error": "internal_error"}, 500, NO_STORE)
 
     async def _protected_resource(self, request: Request) -> Reply:
         return metadata.protected_resource(request, self._issuers)

@@ -121,7 +121,8 @@ class Connect:
 
         async def ticket_id() -> str:
             made, known = self._live.get(key, (float("-inf"), ""))
-            if self._now() - made <= REUSE_S:
+            fresh = self._now() - made <= REUSE_S
+            if fresh and await self._state.get("connect:ticket", known, Ticket) is not None:
                 return known
             ticket = Ticket(caller.view.id, caller.principal.subject, path_of(consumer), consumer_id=consumer.id)
             minted = await self.mint(caller.view, ticket)
