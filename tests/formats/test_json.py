@@ -34,9 +34,22 @@ def test_half_a_surrogate_pair_is_read_as_the_replacement_character(body: bytes,
     assert fjson.tree(fjson.compact(body)) == {"a": wanted}
 
 
-def test_texts_of_nothing_but_halves_cost_little_time_and_are_refused() -> None:
-    with pytest.raises(DecodeError):
-        fjson.members(b'{"a":"' + b"\\ud800" * 100_000 + b'"}')
+def test_no_number_of_escapes_hides_a_text() -> None:
+    for escapes in (b"\\ud800" * 100_000, b"\\\\" * 100_000 + b"\\ud800", b"\\ud83d\\ude00" * 100_000 + b"\\ude00"):
+        assert set(fjson.members(b'{"a":"' + escapes + b'","b":1}')) == {"a", "b"}
+
+
+BYTES = [
+    (b'{"a":"x\xff"}', "x\ufffd"),
+    (b'{"a":"\xc3"}', "\ufffd"),
+    (b'{"a":"\xe9\\ud83d"}', "\ufffd\ufffd"),
+    ('{"a":"é"}'.encode("latin-1"), "\ufffd"),
+]
+
+
+@pytest.mark.parametrize(("body", "wanted"), BYTES)
+def test_bytes_that_are_no_utf8_are_read_as_the_replacement_character(body: bytes, wanted: str) -> None:
+    assert fjson.tree(body) == {"a": wanted}
 
 
 def test_the_last_of_equal_keys_counts() -> None:

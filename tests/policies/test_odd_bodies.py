@@ -210,3 +210,21 @@ async def test_no_policy_is_evaded_by_a_body_that_is_too_deep_to_be_read(
 async def test_policies_that_do_not_read_bodies_take_any() -> None:
     chain = b.chain(b.policy("rate_limiter", {"limit": 1, "window": "1m"}))
     assert await chain.pre_request(b.request(b"[" * 1500 + b"]" * 1500), Run()) is None
+
+
+UNREADABLE = {
+    "half a surrogate pair behind many escapes": b'"' + b"\\\\" * 30_000 + b'\\ud800"',
+    "no UTF-8": b'"\xff"',
+}
+
+
+@pytest.mark.parametrize("member", UNREADABLE.values(), ids=UNREADABLE)
+@pytest.mark.parametrize(("slug", "settings", "stages"), READERS[:4])
+async def test_no_policy_is_evaded_by_texts_that_lenient_parsers_take(
+    slug: str, settings: dict[str, Any], stages: tuple[str, ...], member: bytes
+) -> None:
+    tools = b'[{"type":"function","function":{"name":"t"}}]'
+    body = b'{"x":%b,"model":"m","messages":[{"role":"user","content":"hi"}],"tools":%b}' % (member, tools)
+    request = b.request(body)
+    outcome = await b.chain(b.policy(slug, settings, stages=stages)).pre_request(request, Run())
+    assert (outcome is not None and outcome.status == 403) or b'"content":"hi"' not in request.body

@@ -3,7 +3,7 @@
 `Raw` values are kept as text, trees keep the literal of every non-integer number. Nothing here knows a dialect.
 Everything that is written is compact (no white space between tokens). Malformed input raises `DecodeError`,
 including nesting beyond the interpreter's recursion limit and numbers no machine can hold. Half a surrogate pair, which
-is JSON but no character, is read as U+FFFD.
+is JSON but no character, and bytes that are no UTF-8 are read as U+FFFD.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ T = TypeVar("T")
 _MALFORMED = (msgspec.DecodeError, UnicodeError, RecursionError, ValueError)
 
 
-# An escaped backslash, a whole surrogate pair, or half of one.
-_ESCAPES = re.compile(
-    rb"\\\\|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|\\u[dD][89a-fA-F][0-9a-fA-F]{2}"
+# Half of a surrogate pair: a first one that no second one follows, or a second one that follows no first one.
+_HALVES = re.compile(
+    rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F][0-9a-fA-F]{2})"
+    rb"|(?<!\\u[dD][89abAB][0-9a-fA-F]{2})\\u[dD][c-fC-F][0-9a-fA-F]{2}"
 )
-_HALF = 6  # bytes of half a pair
-_MAX_ESCAPES = 20_000
+_VEIL = b"\x01\x01"
+"""Stands for an escaped backslash, so that each backslash that is left begins an escape. No JSON text contains it."""
 
 
 def _literal(text: str) -> Raw:
@@ -50,15 +51,19 @@ def text(value: object) -> str:
 
 
 def mended(body: bytes) -> bytes | None:
-    """A JSON text with every half of a surrogate pair replaced by U+FFFD; None when it has none.
+    """A JSON text with U+FFFD for bytes that are no UTF-8 and for halves of a surrogate pair; None when it has none.
 
-    JavaScript clients write such halves when they cut a text inside an emoji. Texts with more than `_MAX_ESCAPES`
-    escapes of the kind are not worth the time.
+    JavaScript clients write such halves when they cut a text inside an emoji. Many parsers take both, so policies must
+    not be blind to them.
     """
-    if b"\\ud" not in body and b"\\uD" not in body:
-        return None
-    result = _ESCAPES.sub(lambda match: b"\\ufffd" if len(match[0]) == _HALF else match[0], body, _MAX_ESCAPES)
-    return None if result == body else result
+    whole = body
+    try:
+        body.decode()
+    except UnicodeDecodeError:
+        whole = body.decode(errors="replace").encode()
+    if (b"\\ud" in whole or b"\\uD" in whole) and b"\x01" not in whole:
+        whole = _HALVES.sub(rb"\\ufffd", whole.replace(b"\\\\", _VEIL)).replace(_VEIL, b"\\\\")
+    return None if whole == body else whole
 
 
 def decode_with(decode: Callable[[bytes], T], body: bytes) -> T:
