@@ -35,6 +35,10 @@ class Peer:
         self.seen: list[Message] = []
         self.sent: list[Message] = []
 
+    @property
+    def unread(self) -> int:
+        return len(self._messages)
+
     async def receive(self) -> Message:
         if not self._messages:
             await trio.sleep_forever()
@@ -85,6 +89,25 @@ async def test_what_is_too_large_or_too_slow_is_refused(
     fields = dict(start["headers"])
     assert fields[b"content-type"] == b"text/plain; charset=utf-8"
     assert (fields[b"content-length"], fields[b"connection"]) == (b"%d" % len(text), b"close")
+
+
+@pytest.mark.parametrize(
+    ("messages", "headers"),
+    [
+        ([part(b"0" * 10, more=True), part(b"0")], [(b"content-length", b"11")]),
+        ([part(b"0" * 10, more=True), part(b"0", more=True), part(b"0" * 15, more=True), part(b"0")], []),
+    ],
+)
+async def test_a_refused_client_may_end_a_body_up_to_twice_the_limit(
+    messages: list[Message], headers: list[tuple[bytes, bytes]]
+) -> None:
+    peer = await asked(*messages, headers=headers, version="2")
+    assert (peer.sent[0]["status"], peer.unread) == (413, 0)
+
+
+async def test_a_refused_client_may_not_go_on_for_ever(autojump_clock: trio.testing.MockClock) -> None:
+    peer = await asked(*[part(b"0" * 10, more=True)] * 9, headers=[(b"content-length", b"99")])
+    assert (peer.sent[0]["status"], peer.unread) == (413, 7)
 
 
 async def test_http_2_has_no_connection_header() -> None:

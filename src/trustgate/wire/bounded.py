@@ -14,8 +14,10 @@ from trustgate.wire.asgi import TEXT, Receive, Scope, Send, head_bytes
 from trustgate.wire.server import ServerConfig
 
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
-PATIENCE_S = 2.0
-"""How long a refused client may go on writing, since many read nothing before they have written everything."""
+PATIENCE_S = 5.0
+PATIENCE_BODIES = 2
+"""How long, and how many times the largest body, a refused client may go on writing: many read nothing before they have
+written everything, and over HTTP/2 what comes after the answer breaks the connection."""
 
 
 class _Left(Exception):
@@ -70,7 +72,7 @@ def bounded(app: Application, config: ServerConfig) -> Application:
 
 async def _discard(receive: Receive, config: ServerConfig) -> None:
     """Let a refused client end what it is writing, within bounds, so that it reads the refusal."""
-    left = config.max_body_bytes
+    left = config.max_body_bytes * PATIENCE_BODIES
     with trio.move_on_after(PATIENCE_S):
         while left > 0:
             message = await receive()
