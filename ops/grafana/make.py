@@ -40,7 +40,10 @@ DASHBOARDS: dict[str, tuple[str, list[tuple[str, list[Panel]]]]] = {
             ("Use", [
                 ("Tokens", "short", [(f"sum by (kind) (rate(trustgate_tokens_total{{{GATEWAY}}}{RATE}))", "{{kind}}")]),
                 ("Cost, US dollars an hour", "currencyUSD", [(f"sum by (consumer) (rate(trustgate_cost_usd_total{{{GATEWAY}}}{RATE})) * 3600", "{{consumer}}")]),
-                ("Semantic cache", "reqps", [(f"sum by (result) (rate(trustgate_semantic_cache_total{RATE}))", "{{result}}")]),
+                ("Semantic cache", "reqps", [
+                    (f"sum by (result) (rate(trustgate_semantic_cache_total{RATE}))", "{{result}}"),
+                    (f"sum by (store, reason) (rate(trustgate_semantic_cache_degraded_total{RATE}))", "{{store}} {{reason}}"),
+                ]),
             ]),
         ],
     ),
