@@ -74,6 +74,13 @@ class Written:
         """What this system wrote, as a restarted Redis does."""
         assert await self._redis.delete([key_of(kind, name)]) == 1
 
+    async def ages(self, kind: str, name: str) -> None:
+        """What this system wrote has an hour left."""
+        assert await self._redis.expire(key_of(kind, name), 3600)
+
+    async def days_left(self, kind: str, name: str) -> int:
+        return round(await self._redis.ttl(key_of(kind, name)) / 86400)
+
     async def holds_key(self, key: str) -> bool:
         return await self._redis.exists([key]) == 1
 
@@ -119,6 +126,21 @@ async def test_a_registered_client_goes_on(
     assert fine.status_code == 302 and fine.headers["location"].startswith(upstream.origin)
     other = client.authorize(client_id=client_id, redirect_uri="https://app.example/other", resource=login.url)
     assert other.json()["error_description"] == "redirect_uri is not registered for this client"
+
+
+async def test_a_client_that_only_renews_its_session_stays_registered(
+    tenant: Tenant, client: Client, upstream: Upstream, written: Written
+) -> None:
+    login, client_id = Login(tenant, upstream), f"agw-{secrets.token_hex(32)}"
+    await written.put("gwclient", {"client_id": client_id, "redirect_uris": [CALLBACK]}, client_id)
+    away = client.authorize(client_id=client_id, resource=login.url)
+    query = {"state": query_of(away.headers["location"])["state"], "code": "c-1"}
+    back = client.http.get(f"{client.mcp}/oauth/callback", params=query)
+    session = client.redeem(back.headers["location"], client_id=client_id).json()
+    await written.ages("gwclient", client_id)
+    renewed = client.token(grant_type="refresh_token", refresh_token=session["refresh_token"], client_id=client_id)
+    assert renewed.status_code == 200
+    assert await written.days_left("gwclient", client_id) == 30
 
 
 @pytest.mark.parametrize("told", [True, False])

@@ -36,7 +36,18 @@ from trustgate.oauth.issuers import NOBODY, Choice, Issuers, config_of
 from trustgate.oauth.logins import Logins
 from trustgate.oauth.redirects import CURSOR, acceptable, is_web, registered
 from trustgate.oauth.sources import source_of
-from trustgate.oauth.state import CLIENT_S, CODE_S, PENDING_S, SESSION_S, Client, Code, OAuthState, Pending, Session
+from trustgate.oauth.state import (
+    CLIENT_S,
+    CODE_S,
+    PENDING_S,
+    SESSION_S,
+    Client,
+    Code,
+    OAuthState,
+    Pending,
+    Session,
+    hashed,
+)
 from trustgate.view.gateway import GatewayView
 from trustgate.view.paths import slug_of
 from trustgate.wire.clients import Networks
@@ -333,8 +344,10 @@ class AuthorizationServer:
         return await self._issue(session)
 
     async def _issue(self, session: Session) -> Reply:
-        """An access token and a new refresh token."""
+        """An access token and a new refresh token. Who goes on with a session goes on as a registered client."""
         refresh = f"gwrt_{secrets.token_hex(32)}"
+        if session.client_id:
+            await self._state.client(session.client_id)
         await self._state.put("session", refresh, session, SESSION_S)
         answer: Json = {"access_token": self._session_token(session), "token_type": "Bearer", "expires_in": ACCESS_S}
         if session.scopes:
@@ -381,7 +394,9 @@ class AuthorizationServer:
         view = self._issuers.directory.by_id(session.gateway_id)
         if auth is None or view is None or (session.path and view.consumer(slug_of(session.path)) is None):
             raise OAuthError("invalid_grant", "unknown or expired refresh token")
-        fresh = msgspec.structs.replace(session, rotated=False, audiences=texts(config_of(auth), "audiences"))
+        fresh = msgspec.structs.replace(
+            session, rotated=False, before=hashed(token), audiences=texts(config_of(auth), "audiences")
+        )
         answer = await self._issue(fresh)
         await self._logins.extend(session.login_id)
         await self._state.rotate(token, session)
@@ -410,7 +425,7 @@ class AuthorizationServer:
             raise OAuthError("invalid_request", "token is required")
         if token.startswith("gwrt_"):
             session = await self._state.session(token)
-            await self._state.delete("session", token)
+            await self._state.end_session(token, session)
             if session is not None:
                 await self._logins.forget(session.login_id)
         return Reply(status=200, headers=[NO_STORE])

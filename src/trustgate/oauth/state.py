@@ -78,7 +78,8 @@ class Client(msgspec.Struct, omit_defaults=True):
 
 
 class Session(msgspec.Struct, omit_defaults=True):
-    """What a refresh token of this gateway stands for. `rotated`: its successor is out, it lives a moment longer."""
+    """What a refresh token of this gateway stands for. `rotated`: its successor is out, it lives a moment longer.
+    `before` is the hash of the token that this one succeeds."""
 
     subject: str
     gateway_id: str
@@ -90,6 +91,7 @@ class Session(msgspec.Struct, omit_defaults=True):
     idp_claims: Json = {}
     login_id: str = ""
     rotated: bool = False
+    before: str = ""
 
 
 class Login(msgspec.Struct, omit_defaults=True):
@@ -248,6 +250,12 @@ class OAuthState:
 
     async def session(self, refresh_token: str) -> Session | None:
         return await self.get("session", refresh_token, Session)
+
+    async def end_session(self, refresh_token: str, session: Session | None) -> None:
+        """The token ends, and the one before it, if it still has a moment to live."""
+        await self.delete("session", refresh_token)
+        if session is not None and session.before:
+            await self._shared.delete(f"oauth:session:{session.before}")
 
     async def rotate(self, refresh_token: str, session: Session) -> None:
         """The old token lives one minute more, counted from its first rotation, wherever it was kept."""
