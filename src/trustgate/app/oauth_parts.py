@@ -33,6 +33,7 @@ from trustgate.oauth.idp import Provider
 from trustgate.oauth.issuers import Issuers
 from trustgate.oauth.logins import Logins
 from trustgate.oauth.outbound import Outbound
+from trustgate.oauth.registration import Registrations
 from trustgate.oauth.selfservice import ConnectLimit, SelfService
 from trustgate.oauth.server import AuthorizationServer
 from trustgate.oauth.state import OAuthState, StoreState
@@ -186,12 +187,11 @@ async def open_oauth(
                     provider=provider,
                     logins=logins,
                     keys=keys,
-                    limits=parts.shared.limits,
                     now=parts.now,
                     detour=connect.detour,
                     consent_key=secret if settings.mcp.consent else b"",
-                    trusted=trusted,
                 ),
+                registrations=Registrations(issuers=issuers, state=state, limits=parts.shared.limits, trusted=trusted),
                 connect=connect,
                 selfservice=SelfService(
                     issuers,

@@ -17,6 +17,7 @@ from trustgate.oauth import metadata
 from trustgate.oauth.connect import Connect, Refused
 from trustgate.oauth.http import NO_STORE, OAuthError, Reply, Request, header_map, json_reply, text_reply
 from trustgate.oauth.issuers import Issuers
+from trustgate.oauth.registration import Registrations
 from trustgate.oauth.selfservice import SelfService
 from trustgate.oauth.server import AuthorizationServer
 from trustgate.wire.asgi import EntityTooLarge, read_body
@@ -41,6 +42,7 @@ class OAuthApp:
         *,
         issuers: Issuers,
         server: AuthorizationServer,
+        registrations: Registrations,
         connect: Connect,
         selfservice: SelfService,
         keys: SigningKeys,
@@ -48,6 +50,7 @@ class OAuthApp:
         catch_up: Callable[[], Awaitable[None]],
     ) -> None:
         self._issuers, self._server, self._connect, self._selfservice = issuers, server, connect, selfservice
+        self._registrations = registrations
         self._keys, self._base_url, self._catch_up = keys, base_url, catch_up
 
     def wants(self, method: str, path: str) -> bool:
@@ -84,7 +87,7 @@ class OAuthApp:
 
     def _oauth(self, method: str, lowered: str, path: str) -> Handler | None:
         fixed: dict[tuple[str, bool], Handler] = {
-            ("/oauth/register", False): self._server.register,
+            ("/oauth/register", False): self._registrations.register,
             ("/oauth/authorize", True): self._server.authorize,
             ("/oauth/callback", True): self._server.callback,
             ("/oauth/token", False): self._server.token,

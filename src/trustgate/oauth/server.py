@@ -1,8 +1,8 @@
-"""The gateway as OAuth2 authorization server for MCP clients (spec 05 §8.3 to §8.6).
+"""The gateway as OAuth2 authorization server for MCP clients (spec 05 §8.4 to §8.6).
 
 It owns no users: `authorize` sends them to the operator's identity provider, `callback` takes them back, `token` gives
 the client either the provider's own tokens or, in session mode, tokens of this gateway. PKCE is mandatory, codes and
-states work once, refresh tokens rotate. Sources: RFC 6749, 7009, 7591, 7636, 8252, 8707.
+states work once, refresh tokens rotate. Sources: RFC 6749, 7009, 7636, 8252, 8707.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import structlog
 
 from trustgate.identity.sts import SigningKeys, base64url
 from trustgate.identity.verify import text, texts
-from trustgate.limits.ops import Charge, Charged, Limits, LimitsUnavailable, Window
 from trustgate.oauth import pages
 from trustgate.oauth.http import (
     NO_STORE,
@@ -35,9 +34,7 @@ from trustgate.oauth.idp import Provider
 from trustgate.oauth.issuers import NOBODY, Choice, Issuers, config_of
 from trustgate.oauth.logins import Logins
 from trustgate.oauth.redirects import CURSOR, acceptable, is_web, registered
-from trustgate.oauth.sources import source_of
 from trustgate.oauth.state import (
-    CLIENT_S,
     CODE_S,
     PENDING_S,
     SESSION_S,
@@ -50,26 +47,14 @@ from trustgate.oauth.state import (
 )
 from trustgate.view.gateway import GatewayView
 from trustgate.view.paths import slug_of
-from trustgate.wire.clients import Networks
 
 ACCESS_S = 3600
-MAX_REDIRECT_URIS = 32
-MAX_URI = 2048
-MAX_NAME = 200
-REGISTRATIONS_PER_MINUTE = 120
 
 Json = dict[str, Any]
 Detour = Callable[[str, str, str, str, str], Awaitable[str]]
 """`(gateway id, subject, resource, base URL, where to go on)` to the connect page that comes first, or empty."""
 
 log = structlog.get_logger("trustgate.oauth")
-
-
-class Registration(msgspec.Struct):
-    """The members of a registration that count (RFC 7591 §2); all others are ignored. Null is as good as absent."""
-
-    redirect_uris: list[str] | None = None
-    client_name: str | None = None
 
 
 class AuthorizationServer:
@@ -83,69 +68,19 @@ class AuthorizationServer:
         provider: Provider,
         logins: Logins,
         keys: SigningKeys,
-        limits: Limits,
         now: Callable[[], float],
         detour: Detour,
         consent_key: bytes = b"",
-        trusted: Networks = (),
     ) -> None:
-        """With a `consent_key` users confirm which client they let in before they log in. `trusted` are proxies whose
-        `X-Forwarded-For` counts."""
+        """With a `consent_key` users confirm which client they let in before they log in."""
         self._issuers = issuers
         self._state = state
         self._provider = provider
         self._logins = logins
         self._keys = keys
-        self._limits = limits
         self._now = now
         self._detour = detour
         self._consent_key = consent_key
-        self._trusted = trusted
-
-    # Registration (RFC 7591)
-
-    async def register(self, request: Request) -> Reply:
-        await self._limit_registrations(source_of(request, self._trusted))
-        if not self._issuers.client_ids():
-            raise OAuthError("invalid_client_metadata", "oauth: dynamic client registration unavailable")
-        try:
-            wanted = msgspec.json.decode(request.body if is_json(request) else b"", type=Registration)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            raise OAuthError("invalid_client_metadata", "invalid client registration request") from None
-        uris, name = wanted.redirect_uris or [], wanted.client_name or ""
-        if not uris:
-            raise OAuthError("invalid_client_metadata", "invalid_client_metadata: redirect_uris is required")
-        if len(uris) > MAX_REDIRECT_URIS or len(name) > MAX_NAME:
-            raise OAuthError("invalid_client_metadata", "too many redirect_uris, or the client_name is too long")
-        for uri in uris:
-            if len(uri) > MAX_URI or not acceptable(uri):
-                raise OAuthError(
-                    "invalid_redirect_uri",
-                    f'invalid_redirect_uri: "{uri[:MAX_URI]}" must be an https URL, an http loopback URL, or a'
-                    " private-use URI without a fragment",
-                )
-        client_id = f"agw-{secrets.token_hex(32)}"
-        record = Client(client_id, uris, name)
-        await self._state.put("gwclient", client_id, record, CLIENT_S)
-        answer: Json = {"client_id": client_id, "redirect_uris": uris}
-        if name:
-            answer["client_name"] = name
-        answer |= {
-            "grant_types": ["authorization_code", "refresh_token"],
-            "response_types": ["code"],
-            "token_endpoint_auth_method": "none",
-        }
-        return json_reply(answer, 201, NO_STORE)
-
-    async def _limit_registrations(self, source: str) -> None:
-        window = Window(f"gt:mcp:register:rl:{hashlib.sha256(source.encode()).hexdigest()}", 60_000, 0)
-        try:
-            (charged,) = await self._limits.run((Charge((window,)),))
-        except LimitsUnavailable:
-            return  # registering is harmless; the records expire
-        if isinstance(charged, Charged) and charged.values[0] > REGISTRATIONS_PER_MINUTE:
-            wait = (b"retry-after", b"%d" % max(1, -(-charged.ttls_ms[0] // 1000)))
-            raise OAuthError("too_many_requests", "too many registrations from this address", 429, wait)
 
     # Authorization (RFC 6749 §4.1, RFC 7636, RFC 8707)
 
@@ -431,10 +366,6 @@ class AuthorizationServer:
         return Reply(status=200, headers=[NO_STORE])
 
 
-def is_json(request: Request) -> bool:
-    return request.content_type.endswith(b"json")
-
-
 def challenge_of(verifier: str) -> str:
     """The S256 challenge of a code verifier (RFC 7636 §4.2)."""
     return base64.urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest()).rstrip(b"=").decode()
@@ -450,6 +381,3 @@ def claims_for_roles(claims: Json, view: GatewayView) -> Json:
             if isinstance(path, str):
                 wanted |= {path, path.partition(".")[0]}
     return {name: value for name, value in claims.items() if name in wanted}
-
-
-__all__ = ["AuthorizationServer", "Detour", "slug_of"]
