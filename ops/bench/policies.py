@@ -21,7 +21,7 @@ from trustgate.limits import Limits, MemoryLimits
 from trustgate.limits.redis import redis_limits
 from trustgate.policies.engine import Chain, compile_chain
 from trustgate.policies.model import PolicyRequest, PolicyResponse, Run, TokenUsage
-from trustgate.policies.plugin import Services
+from trustgate.policies.plugin import HttpReply, Services
 from trustgate.view.gateway import GatewayView
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
@@ -34,6 +34,9 @@ BODY = msgspec.json.encode(
             {"role": "user", "content": "Explain in two sentences why the sky is blue. " * 4},
         ],
     }
+)
+ANSWER = msgspec.json.encode(
+    {"choices": [{"index": 0, "message": {"role": "assistant", "content": "Rayleigh scattering. " * 20}}]}
 )
 HEADERS = [
     (b"host", b"gateway.example"),
@@ -52,6 +55,8 @@ REGEX_HIT = (
 )
 MODELS = ("model_allowlist", {"allowed_models": ["gpt-*"]}, ())
 TOOLS = ("tool_allowlist", {"allow_tools": ["a*"]}, ())
+EXACT = ("semantic_cache", {"mode": "exact"}, ())
+SEMANTIC = ("semantic_cache", {"mode": "semantic", "embedding": {"api_key": "k"}}, ())
 BUDGET = ("token_rate_limiter", {"aggregate": {"max": 10**12, "time_window": "1h"}}, ())
 
 CASES: dict[str, tuple[Any, ...]] = {
@@ -62,6 +67,8 @@ CASES: dict[str, tuple[Any, ...]] = {
     "regex_replace, rewriting": (REGEX_HIT,),
     "model_allowlist": (MODELS,),
     "token_rate_limiter": (BUDGET,),
+    "semantic_cache, exact hit": (EXACT,),
+    "semantic_cache, semantic hit": (SEMANTIC,),
     "rate + token + model + tool lists": (RATE, BUDGET, MODELS, TOOLS),
 }
 
@@ -90,7 +97,15 @@ def chain_of(policies: tuple[Any, ...], limits: Limits) -> Chain:
     )
     compiled = view.consumer("c")
     assert compiled is not None
-    return compile_chain(compiled, view.identity, Services(limits=limits))
+    return compile_chain(compiled, view.identity, Services(limits=limits, http=embedded))
+
+
+VECTOR = msgspec.json.encode({"data": [{"embedding": [0.01 * (at % 17) for at in range(1536)]}]})
+
+
+async def embedded(url: str, headers: Any, body: bytes, *, timeout_s: float, max_bytes: int = 0) -> HttpReply:
+    """The embedding service, which is not measured but for reading its answer."""
+    return HttpReply(200, {}, VECTOR)
 
 
 USAGE = TokenUsage(10, 10, 20)
@@ -112,9 +127,10 @@ async def request(chain: Chain) -> None:
     )
     run = Run()
     outcome = await chain.pre_request(made, run)
-    assert outcome is None
-    if chain.has_post_response:
-        await chain.post_response(made, PolicyResponse(usage=USAGE), run)
+    if outcome is not None:  # the cache's
+        assert outcome.status == 200
+    elif chain.has_post_response:
+        await chain.post_response(made, PolicyResponse(body=ANSWER, usage=USAGE), run)
 
 
 async def measure(work: Callable[[], Awaitable[None]], count: int, clients: int) -> float:

@@ -24,6 +24,9 @@ def read_reply(reply: HttpReply, kind: type[T], service: str) -> T:
         raise PolicyError(f"{service} answered something that is not its JSON") from None
 
 
+_SCALARS = (str, int, float, bool)
+
+
 @cache
 def _members(kind: type[msgspec.Struct]) -> dict[str, Any]:
     return get_type_hints(kind)
@@ -39,6 +42,8 @@ def _without_nulls(value: Any, kind: Any) -> Any:
         }
     if isinstance(value, list) and get_origin(kind) is list:
         (item,) = get_args(kind)
+        if item in _SCALARS:  # vectors are long
+            return [element for element in value if element is not None] if None in value else value
         return [_without_nulls(element, item) for element in value if element is not None]
     if isinstance(value, dict) and get_origin(kind) is dict:
         return {name: element for name, element in value.items() if element is not None}

@@ -191,7 +191,7 @@ class SemanticCache:
             raise PolicyError(f"embeddings answered {reply.status}")
         data = read_reply(reply, _Embeddings, "embeddings").data
         vector = data[0].embedding if data else []
-        length = math.sqrt(sum(value * value for value in vector))
+        length = math.hypot(*vector)
         if not length:
             raise PolicyError("embeddings answered without a vector")
         return [value / length for value in vector]
