@@ -14,7 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 SLOW_S = 30.0
-FAILURES = ("GIVE500", "GIVE429", "GIVE401", "GIVE403", "HALFBODY", "BADJSON", "HUGEBODY", "HANGUP", "STALL")
+FAILURES = ("GIVE500", "GIVE429", "GIVE401", "GIVE403", "GIVE503", "HALFBODY", "BADJSON", "HUGEBODY", "HANGUP", "STALL")
 FINDING = {
     "source": {"kind": "detector", "plugin": "ipi", "detector_name": "Det", "gate_name": "G"},
     "signal": {"type": "prompt_injection", "confidence": 0.9},

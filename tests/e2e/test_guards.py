@@ -202,8 +202,8 @@ FAILED: dict[str, tuple[int, Json] | None] = {
 
 def refused(status: int) -> tuple[int, Json]:
     """What TrustGuard's own refusals come to, in every mode."""
-    if status == 429:
-        return 429, {"message": "UPSTREAM DETAIL"}
+    if status in (429, 503):  # its own words
+        return status, {"message": "UPSTREAM DETAIL"}
     message = "trustguard authentication or configuration rejected"
     return 502, {"error": "trustguard_unauthorized", "message": message, "upstream_status": status}
 
@@ -213,7 +213,7 @@ def refused(status: int) -> tuple[int, Json]:
 def test_a_guard_in_trouble(name: str, failure: str, demos: Any) -> None:
     text = f"say {failure} again"
     enforced, observed = (say(demos(name, mode), aimed(name, text)) for mode in ("enforce", "observe"))
-    if name.startswith("trustguard") and failure in ("GIVE401", "GIVE403", "GIVE429"):
+    if name.startswith("trustguard") and failure in ("GIVE401", "GIVE403", "GIVE429", "GIVE503"):
         expected = refused(int(failure[4:]))
         assert [(answer.status_code, answer.json()) for answer in (enforced, observed)] == [expected, expected]
         return
