@@ -269,6 +269,17 @@ def test_whole_texts_of_the_responses_api_that_were_not_streamed_are_judged() ->
     assert gate.outcome is BLOCKED
 
 
+@pytest.mark.parametrize("levels", [401, 1500, 100_000])
+def test_an_event_that_is_too_deep_to_be_read_ends_the_stream(levels: int) -> None:
+    arguments = b"[" * levels + b"]" * levels
+    event = (
+        b'data: {"candidates":[{"content":{"parts":[{"functionCall":{"name":"delete","args":%b}}]}}]}\n\n' % arguments
+    )
+    gate = gate_of("google", passing)
+    assert b"".join(flow(gate, iter([event]))) == b""
+    assert gate.outcome is not None and gate.outcome.message == "the answer is nested too deeply"
+
+
 def test_what_is_held_is_bounded() -> None:
     """Events that say little and weigh much, and an event that does not end."""
     picture = b'data: {"candidates":[{"content":{"parts":[{"text":"a"},{"inlineData":{"data":"' + b"A" * 300_000

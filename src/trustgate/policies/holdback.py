@@ -20,6 +20,7 @@ import msgspec
 
 from trustgate.formats import json as fj
 from trustgate.formats.errors import DecodeError
+from trustgate.formats.nesting import too_deep
 from trustgate.policies.conversation import Call
 from trustgate.policies.deltas import TEXT, CallFragment, Delta, Fragment, read_delta
 from trustgate.policies.model import Outcome
@@ -155,6 +156,9 @@ class HoldBack:
         return out + (self._release(0) if self.outcome is None else b"")
 
     async def _take(self, event: _Event) -> bytes:
+        if too_deep(event.raw):  # what cannot be read here a client may still be able to read
+            self.outcome = Outcome(kind="reject", status=502, message="the answer is nested too deeply")
+            return b""
         self._sort(event, event.read(self._format))
         if not self._held and not (event.texts or event.calls):
             return self._leave(event)
