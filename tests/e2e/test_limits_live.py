@@ -221,9 +221,10 @@ def test_a_kill_under_load_never_lets_a_budget_be_overspent(
         assert statuses[0] > 0 and statuses[200] > 0 and statuses[429] > 0
         assert set(statuses) == {0, 200, 429}
         assert statuses[200] <= served <= 250, "a killed process may have admitted what it never answered"
-        until(lambda: 9 * statuses[200] <= counters.spent, "all that was answered is charged")
-        spent = counters.spent
-        assert 9 * statuses[200] <= spent <= 9 * served <= 3000
+        # The killed process had no time to charge what it answered last: that stays on hold.
+        charged = "all that was answered is charged, or on hold"
+        until(lambda: 9 * statuses[200] <= counters.spent + 9 * counters.holds, charged)
+        assert counters.spent <= 9 * served <= 3000
         counters.lapse()
         Client(found.urls[1], demo).ask(max_tokens=20)
         until(lambda: counters.holds == 0, "nothing stays on hold")
@@ -242,13 +243,13 @@ def test_redis_that_comes_and_goes_never_lets_more_than_the_limit_through(
             demo.policy("rate_limiter", {"limit": 200, "window": "5m"})
 
             def shake() -> None:
-                for bound in (40, 90):
+                for bound in (20, 50):
                     until(lambda bound=bound: len(upstream.requests("ok")) > bound, "traffic flows")
                     gate.shut()
                     time.sleep(0.7)
                     gate.open()
 
-            statuses = load(found.urls, demo, 900, 120, shake)
+            statuses = load(found.urls, demo, 1200, 120, shake)
             assert set(statuses) <= {200, 429, 502}
             assert statuses[502] > 0
             clients = [Client(url, demo) for url in found.urls]
