@@ -67,3 +67,24 @@ def test_malformed_json_is_a_decode_error(body: bytes) -> None:
     for call in (fjson.members, fjson.tree, fjson.compact):
         with pytest.raises(DecodeError):
             call(body)
+
+
+def test_integers_of_any_length_are_read_and_their_digits_kept() -> None:
+    huge = "1" * 5000
+    body = f'{{"a":{huge},"b":[-{huge},{huge}.5,1e{"0" * 5000}],"c":"{huge} \\" {huge}","d":[{"1" * 4300}]}}'.encode()
+    read = fjson.tree(body)
+    assert read["c"] == f'{huge} " {huge}' and read["d"] == [int("1" * 4300)]
+    written = fjson.encode(read).decode()
+    assert written == body.decode().replace(f":{huge},", f":{huge}e0,").replace(f"[-{huge},", f"[-{huge}e0,")
+    assert fjson.members(body).keys() == {"a", "b", "c", "d"}
+
+
+def test_bytes_that_are_no_json_cost_time_in_proportion_to_their_size() -> None:
+    for body in (
+        b'{"a":' + b'"\\' * 2_000_000 + b"1" * 5000,
+        b'{"a":"' + b"1" * 4_000_000,
+        b'{"x":' + b"1" * 4300 + b"x" + b"1" * 4_000_000,
+        b"[" + b"-" * 4_000_000 + b"1" * 5000,
+    ):
+        with pytest.raises(DecodeError):
+            fjson.tree(body)

@@ -2,8 +2,8 @@
 
 `Raw` values are kept as text, trees keep the literal of every non-integer number. Nothing here knows a dialect.
 Everything that is written is compact (no white space between tokens). Malformed input raises `DecodeError`,
-including nesting beyond the interpreter's recursion limit and numbers no machine can hold. Half a surrogate pair, which
-is JSON but no character, and bytes that are no UTF-8 are read as U+FFFD.
+including nesting beyond the interpreter's recursion limit. Half a surrogate pair, which is JSON but no character, and
+bytes that are no UTF-8 are read as U+FFFD, integers of thousands of digits as decimal fractions.
 """
 
 from __future__ import annotations
@@ -26,6 +26,13 @@ _MALFORMED = (msgspec.DecodeError, UnicodeError, RecursionError, ValueError)
 _HALVES = re.compile(
     rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F][0-9a-fA-F]{2})"
     rb"|(?<!\\u[dD][89abAB][0-9a-fA-F]{2})\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+)
+_INTEGER_DIGITS = 4300
+"""Integers of more digits are not read (`sys.int_info.default_max_str_digits`), decimal fractions are."""
+_OUT_OF_RANGE = "Integer value out of range"
+_HUGE = re.compile(rb"[0-9]{%d}" % (_INTEGER_DIGITS + 1))
+_TEXT_OR_INTEGER = re.compile(
+    rb'"(?:[^"\\]++|\\.)*+"?|(?<![0-9.eE+])[0-9]{%d,}+(?![.eE])' % (_INTEGER_DIGITS + 1), re.DOTALL
 )
 _VEIL = b"\x01\x01"
 """Stands for an escaped backslash, so that each backslash that is left begins an escape. No JSON text contains it."""
@@ -51,10 +58,11 @@ def text(value: object) -> str:
 
 
 def mended(body: bytes) -> bytes | None:
-    """A JSON text with U+FFFD for bytes that are no UTF-8 and for halves of a surrogate pair; None when it has none.
+    """A JSON text with U+FFFD for bytes that are no UTF-8 and for halves of a surrogate pair, and with an exponent of 0
+    at integers that are too long; None when it has none of these.
 
-    JavaScript clients write such halves when they cut a text inside an emoji. Many parsers take both, so policies must
-    not be blind to them.
+    JavaScript clients write such halves when they cut a text inside an emoji. Many parsers take all three, so policies
+    must not be blind to them.
     """
     whole = body
     try:
@@ -63,7 +71,14 @@ def mended(body: bytes) -> bytes | None:
         whole = body.decode(errors="replace").encode()
     if (b"\\ud" in whole or b"\\uD" in whole) and b"\x01" not in whole:
         whole = _HALVES.sub(rb"\\ufffd", whole.replace(b"\\\\", _VEIL)).replace(_VEIL, b"\\\\")
+    if _HUGE.search(whole):
+        whole = _TEXT_OR_INTEGER.sub(_fraction, whole)
     return None if whole == body else whole
+
+
+def _fraction(found: re.Match[bytes]) -> bytes:
+    said = found[0]
+    return said if said[:1] == b'"' else said + b"e0"
 
 
 def decode_with(decode: Callable[[bytes], T], body: bytes) -> T:
@@ -71,7 +86,9 @@ def decode_with(decode: Callable[[bytes], T], body: bytes) -> T:
     try:
         return decode(body)
     except msgspec.ValidationError as error:
-        raise DecodeError(str(error)) from None
+        if not str(error).startswith(_OUT_OF_RANGE):
+            raise DecodeError(str(error)) from None
+        problem: Exception = error
     except _MALFORMED as error:
         problem = error
     whole = mended(body)
