@@ -188,7 +188,7 @@ class Members:
 
 
 def _tree(body: bytes) -> dict[str, Any]:
-    """The request; where it holds a number that no machine can, the texts of its members, which tell no deeper names.
+    """The request; where it is nested too deep to be read, the texts of its members, which tell no deeper names.
 
     Raises `DecodeError` when it is no JSON object.
     """
