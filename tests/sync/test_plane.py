@@ -107,7 +107,8 @@ class Fake:
     def _sync(self, messages: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
         self._check(context)
         out: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-        context.add_callback(lambda: out.put(None))
+        if not context.add_callback(lambda: out.put(None)):
+            return  # the client is gone already, and nobody would end the wait below
 
         def hear() -> None:
             with contextlib.suppress(grpc.RpcError, Exception):
