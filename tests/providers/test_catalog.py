@@ -25,7 +25,7 @@ from trustgate.providers.catalog import (
     read_source,
     shipped_models,
 )
-from trustgate.providers.prices import Buckets, Price, buckets, candidates, cost
+from trustgate.providers.prices import Buckets, Price, buckets, candidates, cost, discounted_cost
 from trustgate.providers.registry import PROVIDERS
 from trustgate.providers.services import Services
 
@@ -364,3 +364,6 @@ def test_costs_are_tokens_times_prices() -> None:
     assert plain.prompt == pytest.approx(2e-4)
     assert plain.completion == pytest.approx(4e-4)
     assert plain.total == plain.prompt + plain.completion
+    discounted = discounted_cost(price, usage)
+    assert discounted.prompt == pytest.approx(60 * 2e-6 + 40 * 5e-7)
+    assert discounted.completion == pytest.approx(4e-4)

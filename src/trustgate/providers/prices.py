@@ -81,6 +81,17 @@ def cost(price: Price, usage: Usage) -> Cost:
     return Cost(usage.input_tokens * price.input, usage.output_tokens * price.output)
 
 
+def discounted_cost(price: Price, usage: Usage) -> Cost:
+    """What the provider is likely to charge: cache tokens at their own prices, reasoning as output."""
+    parts = buckets(usage)
+    prompt = (
+        parts.input * price.input
+        + parts.cache_read * (price.cache_read or price.input)
+        + parts.cache_write * (price.cache_write or price.input)
+    )
+    return Cost(prompt, (parts.output + parts.reasoning) * price.output)
+
+
 def candidates(names: Iterable[str]) -> Iterator[str]:
     """The slugs under which a model may be priced, in order, each once.
 
