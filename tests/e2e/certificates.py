@@ -11,10 +11,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 
-def self_signed(host: str, folder: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
-    """A self-signed certificate, and its key."""
+def key_and_certificate(*names: x509.GeneralName) -> tuple[bytes, bytes]:
+    """A private key and a self-signed certificate for these names, both PEM."""
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, str(names[0].value))])
     now = datetime.datetime.now(datetime.UTC)
     built = (
         x509.CertificateBuilder()
@@ -24,12 +24,19 @@ def self_signed(host: str, folder: pathlib.Path) -> tuple[pathlib.Path, pathlib.
         .serial_number(1)
         .not_valid_before(now - datetime.timedelta(days=1))
         .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False)
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
         .sign(key, hashes.SHA256())
     )
-    pem, secret = folder / "cert.pem", folder / "key.pem"
-    pem.write_bytes(built.public_bytes(serialization.Encoding.PEM))
-    secret.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
+    return private, built.public_bytes(serialization.Encoding.PEM)
+
+
+def self_signed(host: str, folder: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
+    """Files with a self-signed certificate, and its key."""
+    key, certificate = key_and_certificate(x509.DNSName(host))
+    pem, secret = folder / "cert.pem", folder / "key.pem"
+    pem.write_bytes(certificate)
+    secret.write_bytes(key)
     return pem, secret

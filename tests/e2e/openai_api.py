@@ -13,10 +13,10 @@ import pathlib
 import re
 import socket
 import ssl
-import threading
 from typing import Any
 
 from tests.e2e.certificates import self_signed
+from tests.e2e.upstream import requests_of, serve_each
 
 HOST = "api.openai.com"
 DIMENSIONS = 1536
@@ -49,18 +49,10 @@ class OpenAiApi:
             "NO_PROXY": "127.0.0.1,localhost",
             "SSL_CERT_FILE": str(pem),
         }
-        threading.Thread(target=self._accept, daemon=True).start()
+        serve_each(self._listener, self._serve)
 
     def close(self) -> None:
         self._listener.close()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                sock, _ = self._listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._serve, args=(sock,), daemon=True).start()
 
     def _serve(self, sock: socket.socket) -> None:
         with contextlib.suppress(OSError, ValueError), sock:
@@ -73,15 +65,9 @@ class OpenAiApi:
                 self._answer(inner)
 
     def _answer(self, sock: ssl.SSLSocket) -> None:
-        file = sock.makefile("rb")
-        while line := file.readline():
-            _, path, _ = line.decode().split(" ")
-            headers: dict[str, str] = {}
-            while (field := file.readline()) not in (b"\r\n", b""):
-                name, _, value = field.decode().partition(":")
-                headers[name.lower()] = value.strip()
-            body = json.loads(file.read(int(headers.get("content-length", "0"))))
-            self.asked.append((path, headers.get("authorization", ""), body))
+        for request in requests_of(sock.makefile("rb")):
+            body = json.loads(request.body)
+            self.asked.append((request.path, request.headers.get("authorization", ""), body))
             data = [{"object": "embedding", "index": 0, "embedding": embedding(body["input"])}]
             answer = json.dumps({"object": "list", "data": data, "model": body["model"]}).encode()
             head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(answer)}\r\n\r\n"

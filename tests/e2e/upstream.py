@@ -13,8 +13,8 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import IO, Any
 
 TEXT = "Hello from the provider"
 COMPLETION = {
@@ -287,6 +287,31 @@ BEHAVIOURS: dict[str, Callable[[Peer], None]] = {
 KEPT_ALIVE = {"ok", "echo", "tools", "gzip", "html", "error-inside", "embeds", "responses", "extra", "extra-400"}
 
 
+def serve_each(listener: socket.socket, serve: Callable[[socket.socket], None]) -> None:
+    """Hand every connection to `serve`, in a thread of its own, until the listener is closed."""
+
+    def accept() -> None:
+        while True:
+            try:
+                sock, _ = listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=serve, args=(sock,), daemon=True).start()
+
+    threading.Thread(target=accept, daemon=True).start()
+
+
+def requests_of(file: IO[bytes]) -> Iterator[Request]:
+    """The requests of one connection."""
+    while line := file.readline():
+        method, path, _ = line.decode().split(" ")
+        headers: dict[str, str] = {}
+        while (field := file.readline()) not in (b"\r\n", b""):
+            name, _, value = field.decode().partition(":")
+            headers[name.lower()] = value.strip()
+        yield Request(method, path, headers, file.read(int(headers.get("content-length", "0"))))
+
+
 class FaultyUpstream:
     """Serves until closed. `requests(name)` are those that a behaviour received, in order."""
 
@@ -295,7 +320,7 @@ class FaultyUpstream:
         self.port = self._listener.getsockname()[1]
         self._received: list[tuple[str, Request]] = []
         self._lock = threading.Lock()
-        threading.Thread(target=self._accept, daemon=True).start()
+        serve_each(self._listener, self._serve)
 
     def url(self, name: str) -> str:
         return f"http://127.0.0.1:{self.port}/{name}/v1"
@@ -316,26 +341,10 @@ class FaultyUpstream:
     def close(self) -> None:
         self._listener.close()
 
-    def _accept(self) -> None:
-        while True:
-            try:
-                sock, _ = self._listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._serve, args=(sock,), daemon=True).start()
-
     def _serve(self, sock: socket.socket) -> None:
         with contextlib.suppress(OSError, ValueError), sock:
-            file = sock.makefile("rb")
-            while line := file.readline():
-                method, path, _ = line.decode().split(" ")
-                headers: dict[str, str] = {}
-                while (field := file.readline()) not in (b"\r\n", b""):
-                    name, _, value = field.decode().partition(":")
-                    headers[name.lower()] = value.strip()
-                body = file.read(int(headers.get("content-length", "0")))
-                request = Request(method, path, headers, body)
-                name = path.split("/")[1]
+            for request in requests_of(sock.makefile("rb")):
+                name = request.path.split("/")[1]
                 with self._lock:
                     self._received.append((name, request))
                 BEHAVIOURS[name](Peer(sock, request))

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import datetime
 import ipaddress
 import uuid
 from typing import Any
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
+from tests.e2e.certificates import key_and_certificate
 from trustgate.policies.model import Mark, Reservation
 from trustgate.proxy.exchange import Attempt
 from trustgate.telemetry.event import Facts, Tokens, bodies, build, encode, metadata_view, raw_view
@@ -105,22 +103,4 @@ def raw(**given: Any) -> Bodies:
 
 def certificate() -> tuple[bytes, bytes]:
     """A private key and a self-signed certificate for 127.0.0.1, both PEM."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "receiver.test")])
-    now = datetime.datetime.now(datetime.UTC)
-    names = [x509.DNSName("receiver.test"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    return private, made.public_bytes(serialization.Encoding.PEM)
+    return key_and_certificate(x509.DNSName("receiver.test"), x509.IPAddress(ipaddress.ip_address("127.0.0.1")))

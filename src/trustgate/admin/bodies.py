@@ -19,6 +19,7 @@ import msgspec
 from msgspec import inspect
 
 from trustgate.domain.errors import invalid_body
+from trustgate.formats.nesting import too_deep
 
 T = TypeVar("T")
 Converter = Callable[[Any], Any]
@@ -118,25 +119,10 @@ def _parse(data: bytes) -> Any:
         )
     except (ValueError, RecursionError):
         raise _Invalid from None
-    if data.count(b"[") + data.count(b"{") > MAX_DEPTH and _is_deep(value):
+    if too_deep(data, MAX_DEPTH):
         raise _Invalid
     # Only an escape can bring U+0000 or a lone surrogate into a string; most bodies have none.
     return _clean(value) if b"\\u" in data else value
-
-
-def _is_deep(value: Any) -> bool:
-    """Whether `value` is nested deeper than `MAX_DEPTH`; goes level by level, so that no depth is too much."""
-    level: list[Any] = [value]
-    for _ in range(MAX_DEPTH + 1):
-        level = [one for one in level if isinstance(one, list)]
-        if not level:
-            return False
-        level = [item for one in level for item in _items(one)]
-    return True
-
-
-def _items(value: list[Any]) -> list[Any]:
-    return [item for _, item in value] if isinstance(value, _Members) else value
 
 
 def _float(literal: str) -> float:

@@ -60,8 +60,7 @@ class OAuthParts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def cipher_of(parts: Parts) -> TokenCipher:
-    previous = parts.settings.secrets.server_key_previous
-    return TokenCipher(parts.secret_key, [previous] if previous else [])
+    return TokenCipher(parts.secret_key, parts.settings.secrets.previous_keys)
 
 
 def lasting_values(parts: Parts) -> SharedValues:

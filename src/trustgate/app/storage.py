@@ -110,7 +110,7 @@ async def server_key(settings: Settings, planes: frozenset[str], shared: Shared)
 
 def store_of(settings: Settings, planes: frozenset[str], key: str) -> AbstractAsyncContextManager[EventStore]:
     """The event store of these planes, not yet open."""
-    previous = [settings.secrets.server_key_previous] if settings.secrets.server_key_previous else []
+    previous = settings.secrets.previous_keys
     if settings.embedded(planes):
         folder = pathlib.Path(settings.app.data_dir)
         folder.mkdir(parents=True, exist_ok=True, mode=0o750)

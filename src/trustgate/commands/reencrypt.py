@@ -19,8 +19,7 @@ def re_encrypt() -> int:
     async def work(settings: Settings, store: EventStore) -> int:
         from trustgate.app.storage import open_shared
 
-        previous = settings.secrets.server_key_previous
-        cipher = TokenCipher(settings.secrets.server_key, [previous] if previous else [])
+        cipher = TokenCipher(settings.secrets.server_key, settings.secrets.previous_keys)
         secrets = await store.reencrypt()
         found = [await reseal(StoreState(store), cipher)]
         if settings.redis.configured:

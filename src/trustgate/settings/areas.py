@@ -171,6 +171,11 @@ class Secrets(Struct, frozen=True):
         ),
     ] = ""
 
+    @property
+    def previous_keys(self) -> list[str]:
+        """Keys that still decrypt."""
+        return [self.server_key_previous] if self.server_key_previous else []
+
 
 class DefaultIdp(Struct, frozen=True):
     """Built-in OAuth2 identity provider for MCP consumers that have none; enabled when the issuer is set."""
